@@ -1,0 +1,240 @@
+"""The model package: `NAME.bundle/`, written and read here only.
+
+    manifest.json       what follows, and the SHA-256 of every other file
+    model.fp32.onnx     one file a format; a teacher's bundle holds this one alone
+    model.int8.onnx
+    model.int8.tflite
+    golden/             golden.json and raw pictures: what every machine must answer at start
+
+A reader refuses on any mismatch and says which file and why. It needs neither torch nor
+TensorFlow. Leaves out: the signature (the schema's next version) and running the networks
+(`edge_runtime/engines.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diagline import files, samples
+from diagline.errors import BundleError, ConfigError
+from diagline.preprocess import InputContract
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+GOLDEN = "golden/golden.json"
+FORMATS = {"onnx_fp32": "model.fp32.onnx", "onnx_int8": "model.int8.onnx", "tflite_int8": "model.int8.tflite"}
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One exported file of the network.
+
+    Every file takes one picture, `(1, height_px, width_px, channels)`, and returns one logit.
+
+    Attributes:
+        file: path in the bundle.
+        input_dtype: "uint8" (RGB as it is) or "int8" (RGB - 128).
+        output_dtype: "float32" or "int8".
+        scale, zero_point: logit = scale * (output - zero_point); 1 and 0 for float32.
+        threshold: REJECT at or above, in the output's own domain (an int for int8).
+        metrics: ap, precision, recall, escape, overkill on `Manifest.metrics_split`, measured
+            through this file.
+        engines: the engines that gave this file's verdicts at export.
+    """
+
+    file: str
+    input_dtype: str
+    output_dtype: str
+    scale: float
+    zero_point: int
+    threshold: float
+    metrics: dict[str, float] = field(default_factory=dict)
+    engines: tuple[str, ...] = ()
+
+    def to_logit(self, output: float) -> float:
+        """The real-valued logit of a raw output."""
+        return self.scale * (output - self.zero_point)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a bundle says of itself.
+
+    Attributes:
+        name: the line's name.
+        network: "student" or "teacher".
+        spec: the StudentSpec as plain data; None for a teacher.
+        input: what `preprocess` must make of a frame.
+        formats: by name (`FORMATS`).
+        fastest: (format, engine) that was fastest of the verified at export.
+        metrics_split: which samples the metrics rest on: dataset hash, split, counts.
+        flips: per format the verdicts that differ from the torch network on that split.
+        certificate: None until one is issued.
+        provenance: resolved config, seed, versions, git revision.
+    """
+
+    name: str
+    network: str
+    spec: dict[str, Any] | None
+    input: InputContract
+    formats: dict[str, Format]
+    fastest: tuple[str, str]
+    metrics_split: dict[str, Any]
+    flips: dict[str, int]
+    provenance: dict[str, Any]
+    certificate: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """One golden vector: a raw picture and the outputs every machine must reproduce.
+
+    Attributes:
+        image: path of the raw picture in the bundle.
+        label: 0 good, 1 defect.
+        outputs: raw output per format.
+    """
+
+    image: str
+    label: int
+    outputs: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle that was read and whose files matched their hashes."""
+
+    root: Path
+    manifest: Manifest
+    golden: tuple[Golden, ...]
+    sha256: str
+
+    @property
+    def model(self) -> str:
+        """`name@first 12 hex digits`: what a verdict names."""
+        return f"{self.manifest.name}@{self.sha256[:12]}"
+
+    def path(self, name: str) -> Path:
+        """Path of a format's file.
+
+        Raises:
+            BundleError: the bundle does not hold that format.
+        """
+        if name not in self.manifest.formats:
+            raise BundleError(f"{self.root}: holds no {name}; expected one of {', '.join(self.manifest.formats)}")
+        return self.root / self.manifest.formats[name].file
+
+    def golden_frame(self, golden: Golden) -> NDArray[np.uint8]:
+        """A golden vector's raw picture, `(h, w, 3)` uint8 BGR."""
+        return samples.read_image(self.root / golden.image)
+
+
+def write(
+    target: Path,
+    manifest: Manifest,
+    models: dict[str, bytes],
+    golden: Sequence[tuple[Golden, NDArray[np.uint8]]],
+) -> Bundle:
+    """Write a bundle beside `target`, read it back, and put it in place in one step.
+
+    Args:
+        target: `NAME.bundle`; one that exists is replaced only by a whole one.
+        models: file contents per format name.
+        golden: each golden vector with its raw BGR picture.
+
+    Raises:
+        OutputError: the folder cannot be written to.
+        BundleError: what was written does not read back.
+    """
+    with files.folder_aside(target) as root:
+        for name, data in models.items():
+            files.write_bytes(root / manifest.formats[name].file, data)
+        for vector, frame in golden:
+            samples.write_image(root / vector.image, frame)
+        files.write_json(root / GOLDEN, [asdict(vector) for vector, _ in golden])
+        body = {
+            "schema_version": SCHEMA_VERSION,
+            **asdict(manifest),
+            "files": {name: files.sha256_file(root / name) for name in _listing(root)},
+        }
+        files.write_json(root / MANIFEST, body)
+        read(root)
+    return read(target)
+
+
+def read(root: Path) -> Bundle:
+    """Read a bundle and check every file in it.
+
+    Raises:
+        BundleError: no bundle there; a file changed, missing, added or not a plain file; an
+            unknown schema version; a manifest that cannot be understood. Names the file.
+    """
+    path = root / MANIFEST
+    try:
+        data = path.read_bytes()
+        body = json.loads(data)
+        version = body.pop("schema_version")
+        hashes = dict(body.pop("files"))
+    except OSError as error:
+        raise BundleError(
+            f"{path}: {error.strerror}; expected a bundle folder; make one with: diagline export CONFIG"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BundleError(f"{path}: not a manifest ({error}); export the bundle again") from error
+    if version != SCHEMA_VERSION:
+        raise BundleError(f"{path}: schema version {version!r}; this diagline reads {SCHEMA_VERSION}; export it again")
+    _check_files(root, hashes)
+    try:
+        manifest = _manifest(body)
+        golden = tuple(Golden(**entry) for entry in json.loads((root / GOLDEN).read_bytes()))
+    except (ValueError, KeyError, TypeError, ConfigError) as error:
+        raise BundleError(f"{path}: cannot be understood ({error}); export the bundle again") from error
+    for name in [entry.file for entry in manifest.formats.values()] + [vector.image for vector in golden]:
+        if name not in hashes:
+            raise BundleError(f"{path}: names {name}, which has no hash; export the bundle again")
+    return Bundle(root, manifest, golden, files.sha256_file(path))
+
+
+def _check_files(root: Path, hashes: dict[str, str]) -> None:
+    present = set(_listing(root))
+    for name in sorted(present ^ set(hashes)):
+        what = "is not in the manifest" if name in present else "is missing"
+        raise BundleError(
+            f"{root / name}: {what}; expected the files of the export and no others; copy the bundle again"
+        )
+    for name, expected in sorted(hashes.items()):
+        found = files.sha256_file(root / name)
+        if found != expected:
+            raise BundleError(
+                f"{root / name}: changed (SHA-256 {found[:12]}..., the manifest says {str(expected)[:12]}...); "
+                f"copy the bundle again"
+            )
+
+
+def _listing(root: Path) -> list[str]:
+    """Paths of all files below root but the manifest, forward slashes, sorted."""
+    names = []
+    for path in sorted(root.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise BundleError(f"{path}: not a plain file; expected no links in a bundle; copy the bundle again")
+        if path.is_file() and path != root / MANIFEST:
+            names.append(path.relative_to(root).as_posix())
+    return names
+
+
+def _manifest(body: dict[str, Any]) -> Manifest:
+    fields = dict(body)
+    fields["input"] = InputContract(**fields["input"])
+    fields["formats"] = {
+        name: Format(**{**entry, "engines": tuple(entry["engines"])}) for name, entry in fields["formats"].items()
+    }
+    first, engine = fields["fastest"]
+    fields["fastest"] = (first, engine)
+    return Manifest(**fields)

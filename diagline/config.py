@@ -1,0 +1,306 @@
+"""TOML to frozen dataclasses; an unknown key is an error that names the nearest key.
+
+One file describes one line: its data, the network's input, and what each stage does. Values
+are checked where they are held (`__post_init__`). A `[tiny]` table holds the values of the
+config's small twin (`--tiny`), and `--set key=value` overrides one. Relative paths start at
+the folder the command runs in. Leaves out: anything a stage can work out for itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diagline.errors import ConfigError
+from diagline.preprocess import InputContract
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """Where the pictures are and which of them train.
+
+    Attributes:
+        root: the data folder.
+        layout: a name of `diagline.layouts.LAYOUTS`, or auto.
+        shots: "full" trains on real defects too; "zero" on good and synthetic pictures alone.
+    """
+
+    root: Path
+    layout: str = "auto"
+    shots: str = "full"
+
+    def __post_init__(self) -> None:
+        _one_of("data.shots", self.shots, ("full", "zero"))
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateConfig:
+    """How synthetic defects are painted; `count` 0 means none.
+
+    Attributes:
+        method: memseg; others follow.
+        count: defect pictures to paint.
+        textures: folder of texture pictures (MemSeg's texture source); none: structure only.
+        foreground: "full" where the surface fills the picture, "otsu" where a part stands on a background.
+    """
+
+    method: str = "memseg"
+    count: int = 100
+    textures: Path | None = None
+    foreground: str = "full"
+
+    def __post_init__(self) -> None:
+        _one_of("generate.method", self.method, ("memseg",))
+        _one_of("generate.foreground", self.foreground, ("full", "otsu"))
+        _within("generate.count", self.count, 0, 1_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherConfig:
+    """How the ResNet-50 is trained.
+
+    Attributes:
+        weights: "none", "imagenet" (torchvision downloads them), or a .pth, .safetensors or
+            .npz file, which may be partial.
+        stride_in_1x1: put a block's stride into its first 1x1 (ResNet v1 weights) instead of
+            its 3x3 (torchvision).
+        freeze: number of leading stages that are not trained, 0 to 4 (1 = stem, 2 = stem and layer1, ...).
+        batch_norm: "train" updates statistics all along; "frozen" never; "frozen_after_first_epoch"
+            is what the paper's code did.
+        balance: draw good and defective pictures equally often.
+        flips: random mirroring, "none", "horizontal", "vertical" or "both".
+        precision: fp32 or bf16 (autocast).
+    """
+
+    weights: str = "none"
+    stride_in_1x1: bool = False
+    freeze: int = 0
+    batch_norm: str = "train"
+    epochs: int = 30
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    balance: bool = True
+    flips: str = "both"
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        _one_of("teacher.batch_norm", self.batch_norm, ("train", "frozen", "frozen_after_first_epoch"))
+        _one_of("teacher.flips", self.flips, ("none", "horizontal", "vertical", "both"))
+        _one_of("teacher.precision", self.precision, ("fp32", "bf16"))
+        _within("teacher.freeze", self.freeze, 0, 4)
+        _within("teacher.epochs", self.epochs, 1, 10_000)
+        _within("teacher.batch_size", self.batch_size, 1, 4096)
+        _within("teacher.learning_rate", self.learning_rate, 1e-9, 10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class StudentConfig:
+    """How the compact network is distilled from the teacher.
+
+    Attributes:
+        size: S10, S30 or S100, after their MMAC at 224x632.
+        temperature: softens both logits in the distillation term.
+        soft_share: weight of the teacher's term; 0 trains without a teacher.
+    """
+
+    size: str = "S30"
+    epochs: int = 60
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    temperature: float = 2.0
+    soft_share: float = 0.5
+    balance: bool = True
+    flips: str = "both"
+
+    def __post_init__(self) -> None:
+        _one_of("student.size", self.size, ("S10", "S30", "S100"))
+        _one_of("student.flips", self.flips, ("none", "horizontal", "vertical", "both"))
+        _within("student.epochs", self.epochs, 1, 100_000)
+        _within("student.batch_size", self.batch_size, 1, 4096)
+        _within("student.learning_rate", self.learning_rate, 1e-9, 10.0)
+        _within("student.temperature", self.temperature, 0.1, 100.0)
+        _within("student.soft_share", self.soft_share, 0.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ExportConfig:
+    """How the student is quantised and packed.
+
+    Attributes:
+        calibration_images: training pictures the int8 ranges are measured on.
+        golden_images: raw pictures packed with their expected logits.
+    """
+
+    calibration_images: int = 200
+    golden_images: int = 32
+
+    def __post_init__(self) -> None:
+        _within("export.calibration_images", self.calibration_images, 1, 100_000)
+        _within("export.golden_images", self.golden_images, 2, 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """How the camera loop runs.
+
+    Attributes:
+        source: camera index, film, folder, or RTSP/HTTP address.
+        format: a format of the bundle, or fastest (as the bundle says).
+        threads: processor threads of the engine.
+        timeout_s: a frame later than this is NO_DECISION.
+    """
+
+    source: str = "0"
+    format: str = "fastest"
+    threads: int = 2
+    timeout_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        _one_of("run.format", self.format, ("fastest", "onnx_fp32", "onnx_int8", "tflite_int8"))
+        _within("run.threads", self.threads, 1, 256)
+        _within("run.timeout_s", self.timeout_s, 0.001, 3600.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One line, whole.
+
+    Every stage writes below `output`: `generated/`, `teacher/`, `student/`, `evaluation/`,
+    `NAME.bundle/`, `NAME-teacher.bundle/`, `run/`.
+    """
+
+    name: str
+    output: Path
+    data: DataConfig
+    input: InputContract
+    seed: int = 1234
+    generate: GenerateConfig = field(default_factory=GenerateConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        if not self.name.replace("-", "").replace("_", "").isalnum():
+            raise ConfigError(f"name = {self.name!r}; expected letters, digits, - and _ (it names files)")
+        _within("seed", self.seed, 0, 2**32 - 1)
+
+    @property
+    def bundle(self) -> Path:
+        """Folder of the student's bundle."""
+        return self.output / f"{self.name}.bundle"
+
+    @property
+    def teacher_bundle(self) -> Path:
+        """Folder of the teacher's bundle (the benchmark's reference row)."""
+        return self.output / f"{self.name}-teacher.bundle"
+
+    def plain(self) -> dict[str, Any]:
+        """The resolved config as plain data for JSON."""
+        return typing.cast(dict[str, Any], _plain(dataclasses.asdict(self)))
+
+
+def load(path: Path, overrides: tuple[str, ...] = (), tiny: bool = False) -> Config:
+    """Read a TOML config.
+
+    Args:
+        path: the file.
+        overrides: `section.key=value` strings, the value in TOML (a bare word is a string).
+        tiny: lay the file's `[tiny]` table over it.
+
+    Raises:
+        ConfigError: no such file, not TOML, an unknown or missing key, or a value out of range.
+    """
+    try:
+        table = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: not found; expected a TOML config such as configs/demo.toml") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as TOML ({error}); correct the file") from error
+    small = table.pop("tiny", None)
+    if tiny and small is None:
+        raise ConfigError(f"{path}: has no [tiny] table; expected one for --tiny; add it or leave --tiny out")
+    if tiny:
+        _merge(table, small)
+    for override in overrides:
+        _merge(table, _override(override))
+    try:
+        return typing.cast(Config, _build(Config, table, ""))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text!r}; expected section.key=value")
+    try:
+        parsed: Any = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    for part in reversed(key.strip().split(".")):
+        parsed = {part: parsed}
+    return typing.cast(dict[str, Any], parsed)
+
+
+def _merge(table: dict[str, Any], over: dict[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(table.get(key), dict):
+            _merge(table[key], value)
+        else:
+            table[key] = value
+
+
+def _build(kind: type[Any], table: dict[str, Any], prefix: str) -> Any:
+    known = {item.name: item for item in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind)
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join(known)}"
+            raise ConfigError(f"unknown key {prefix}{key}; {hint}")
+    for name, item in known.items():
+        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        if required and name not in table:
+            raise ConfigError(f"missing key {prefix}{name}; expected it in the file; add it")
+    return kind(**{key: _value(hints[key], value, prefix + key) for key, value in table.items()})
+
+
+def _value(hint: Any, value: Any, key: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{key} = {value!r}; expected a table [{key}]")
+        return _build(typing.cast(type[Any], hint), value, key + ".")
+    if isinstance(hint, types.UnionType):
+        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
+    if hint is Path and isinstance(value, str) and value:
+        return Path(value).expanduser()
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        raise ConfigError(f"{key} = {value!r}; expected {'a path' if hint is Path else hint.__name__}")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return str(value) if isinstance(value, Path) else value
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        near = difflib.get_close_matches(value, allowed, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"{key} = {value!r}; expected one of {', '.join(allowed)}. {hint}".rstrip(". "))
+
+
+def _within(key: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{key} = {value}; expected {low} to {high}")

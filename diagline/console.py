@@ -1,0 +1,41 @@
+"""What people see while they wait: one console on stderr, one kind of progress bar.
+
+stdout is left to results, so that `--json` can be piped. Leaves out: results themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Item = TypeVar("Item")
+
+console = Console(stderr=True, highlight=False)
+
+
+def progress() -> Progress:
+    """A progress display with count, elapsed and remaining time, and a free text `note` per task."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )
+
+
+def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
+    """Yield the items under a progress bar named `what`."""
+    if total is None:
+        items = list(items)
+        total = len(items)
+    with progress() as display:
+        task = display.add_task(what, total=total, note="")
+        for item in items:
+            yield item
+            display.advance(task)

@@ -1,0 +1,109 @@
+"""Writing so that a reader sees the old file or the new one, never a half.
+
+Files are written beside their target, synced and renamed. Folders are filled under a
+temporary name beside their target and renamed when whole. Leaves out: locking; two writers
+of one output are the caller's mistake.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from diagline.errors import OutputError
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file as 64 lower-case hex digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` in one step.
+
+    Raises:
+        OutputError: the folder cannot be written to (missing rights, full disk).
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}; expected a writable folder") from error
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(aside, 0o666 & ~_umask())
+        os.replace(aside, path)
+    except OSError as error:
+        Path(aside).unlink(missing_ok=True)
+        raise OutputError(f"cannot write {path}: {error.strerror}; free some space and try again") from error
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text` (UTF-8) in one step; raises as `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` by indented JSON with a final newline; raises as `write_bytes`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def folder_aside(target: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes `target` when the block ends well.
+
+    A target that exists is replaced; when the block raises it stays as it was and the
+    half-filled folder is removed.
+
+    Raises:
+        OutputError: the parent cannot be written to.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    except OSError as error:
+        raise OutputError(f"cannot write {target}: {error.strerror}; expected a writable folder") from error
+    old = aside.with_name(aside.name + ".old")
+    try:
+        yield aside
+        os.chmod(aside, 0o777 & ~_umask())
+        for path in aside.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as stream:
+                    os.fsync(stream.fileno())
+        if target.exists():
+            os.rename(target, old)
+        os.rename(aside, target)
+    except OSError as error:
+        _restore(aside, old, target)
+        raise OutputError(f"cannot write {target}: {error.strerror}; free some space and try again") from error
+    except BaseException:
+        _restore(aside, old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _restore(aside: Path, old: Path, target: Path) -> None:
+    shutil.rmtree(aside, ignore_errors=True)
+    if old.exists() and not target.exists():
+        os.rename(old, target)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
