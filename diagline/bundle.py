@@ -1,6 +1,7 @@
 """The model package: `NAME.bundle/`, written and read here only.
 
     manifest.json       what follows, and the SHA-256 of every other file
+    manifest.sha256     the manifest's own, as sha256sum writes it
     model.fp32.onnx     one file a format; a teacher's bundle holds this one alone
     model.int8.onnx
     model.int8.tflite
@@ -13,6 +14,7 @@ TensorFlow. Leaves out: the signature (the schema's next version) and running th
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,6 +30,7 @@ from diagline.preprocess import InputContract
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+SEAL = "manifest.sha256"
 GOLDEN = "golden/golden.json"
 FORMATS = {"onnx_fp32": "model.fp32.onnx", "onnx_int8": "model.int8.onnx", "tflite_int8": "model.int8.tflite"}
 
@@ -165,6 +168,7 @@ def write(
             "files": {name: files.sha256_file(root / name) for name in _listing(root)},
         }
         files.write_json(root / MANIFEST, body)
+        files.write_text(root / SEAL, _seal((root / MANIFEST).read_bytes()))
         read(root)
     return read(target)
 
@@ -190,16 +194,22 @@ def read(root: Path) -> Bundle:
         raise BundleError(f"{path}: not a manifest ({error}); export the bundle again") from error
     if version != SCHEMA_VERSION:
         raise BundleError(f"{path}: schema version {version!r}; this diagline reads {SCHEMA_VERSION}; export it again")
+    if not (root / SEAL).is_file() or (root / SEAL).read_bytes() != _seal(data).encode():
+        raise BundleError(f"{path}: does not match {SEAL} beside it; one of them is changed; copy the bundle again")
     _check_files(root, hashes)
     try:
         manifest = _manifest(body)
         golden = tuple(Golden(**entry) for entry in json.loads((root / GOLDEN).read_bytes()))
-    except (ValueError, KeyError, TypeError, ConfigError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise BundleError(f"{path}: cannot be understood ({error}); export the bundle again") from error
     for name in [entry.file for entry in manifest.formats.values()] + [vector.image for vector in golden]:
         if name not in hashes:
             raise BundleError(f"{path}: names {name}, which has no hash; export the bundle again")
-    return Bundle(root, manifest, golden, files.sha256_file(path))
+    return Bundle(root, manifest, golden, hashlib.sha256(data).hexdigest())
+
+
+def _seal(manifest: bytes) -> str:
+    return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n"
 
 
 def _check_files(root: Path, hashes: dict[str, str]) -> None:
@@ -219,12 +229,12 @@ def _check_files(root: Path, hashes: dict[str, str]) -> None:
 
 
 def _listing(root: Path) -> list[str]:
-    """Paths of all files below root but the manifest, forward slashes, sorted."""
+    """Paths of all files below root but the manifest and its seal, forward slashes, sorted."""
     names = []
     for path in sorted(root.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise BundleError(f"{path}: not a plain file; expected no links in a bundle; copy the bundle again")
-        if path.is_file() and path != root / MANIFEST:
+        if path.is_file() and path not in (root / MANIFEST, root / SEAL):
             names.append(path.relative_to(root).as_posix())
     return names
 

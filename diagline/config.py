@@ -75,7 +75,7 @@ class TeacherConfig:
             is what the paper's code did.
         balance: draw good and defective pictures equally often.
         flips: random mirroring, "none", "horizontal", "vertical" or "both".
-        precision: fp32 or bf16 (autocast).
+        precision: fp32, bf16 (autocast), or auto: bf16 where the device computes in it.
     """
 
     weights: str = "none"
@@ -87,12 +87,12 @@ class TeacherConfig:
     learning_rate: float = 1e-4
     balance: bool = True
     flips: str = "both"
-    precision: str = "fp32"
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         _one_of("teacher.batch_norm", self.batch_norm, ("train", "frozen", "frozen_after_first_epoch"))
         _one_of("teacher.flips", self.flips, ("none", "horizontal", "vertical", "both"))
-        _one_of("teacher.precision", self.precision, ("fp32", "bf16"))
+        _one_of("teacher.precision", self.precision, ("auto", "fp32", "bf16"))
         _within("teacher.freeze", self.freeze, 0, 4)
         _within("teacher.epochs", self.epochs, 1, 10_000)
         _within("teacher.batch_size", self.batch_size, 1, 4096)
@@ -218,13 +218,13 @@ def load(path: Path, overrides: tuple[str, ...] = (), tiny: bool = False) -> Con
         ConfigError: no such file, not TOML, an unknown or missing key, or a value out of range.
     """
     try:
-        table = tomllib.loads(path.read_text())
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: not found; expected a TOML config such as configs/demo.toml") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML ({error}); correct the file") from error
     small = table.pop("tiny", None)
-    if tiny and small is None:
+    if tiny and not isinstance(small, dict):
         raise ConfigError(f"{path}: has no [tiny] table; expected one for --tiny; add it or leave --tiny out")
     if tiny:
         _merge(table, small)
@@ -234,6 +234,11 @@ def load(path: Path, overrides: tuple[str, ...] = (), tiny: bool = False) -> Con
         return typing.cast(Config, _build(Config, table, ""))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def override(section: RunConfig, asked: dict[str, Any]) -> RunConfig:
+    """The section with the values that were asked for (not None), checked again."""
+    return dataclasses.replace(section, **{key: value for key, value in asked.items() if value is not None})
 
 
 def _override(text: str) -> dict[str, Any]:
@@ -283,6 +288,8 @@ def _value(hint: Any, value: Any, key: str) -> Any:
         return Path(value).expanduser()
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if hint is str and type(value) is int:  # source = 0
+        return str(value)
     if type(value) is not hint:
         raise ConfigError(f"{key} = {value!r}; expected {'a path' if hint is Path else hint.__name__}")
     return value

@@ -72,6 +72,8 @@ def folder_aside(target: Path) -> Iterator[Path]:
     Raises:
         OutputError: the parent cannot be written to.
     """
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise OutputError(f"cannot write {target}: not a folder; expected a folder or nothing there; move it away")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
@@ -101,6 +103,7 @@ def _restore(aside: Path, old: Path, target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     if old.exists() and not target.exists():
         os.rename(old, target)
+    shutil.rmtree(old, ignore_errors=True)  # interrupted after the new folder came into place
 
 
 def _umask() -> int:

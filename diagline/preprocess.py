@@ -64,7 +64,7 @@ def preprocess(frame_bgr: NDArray[np.uint8], contract: InputContract) -> NDArray
     if frame_bgr.ndim == 3 and frame_bgr.shape[2] == 1:
         frame_bgr = frame_bgr[:, :, 0]
     if frame_bgr.ndim == 2:
-        image = frame_bgr if contract.channels == 1 else cv2.cvtColor(frame_bgr, cv2.COLOR_GRAY2RGB)
+        image: NDArray[Any] = frame_bgr if contract.channels == 1 else cv2.cvtColor(frame_bgr, cv2.COLOR_GRAY2RGB)
     elif frame_bgr.ndim == 3 and frame_bgr.shape[2] == 3:
         code = cv2.COLOR_BGR2GRAY if contract.channels == 1 else cv2.COLOR_BGR2RGB
         image = cv2.cvtColor(frame_bgr, code)
@@ -91,22 +91,23 @@ def preprocess_mask(mask: NDArray[np.uint8], contract: InputContract) -> NDArray
     return cast(NDArray[np.uint8], (image > 0).astype(np.uint8) * np.uint8(255))
 
 
-def _interpolation(source: tuple[int, int], target: tuple[int, int]) -> int:
-    shrinks = target[0] < source[0] or target[1] < source[1]
-    return cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+def _resize(image: NDArray[Any], height_px: int, width_px: int) -> NDArray[Any]:
+    # Each axis its own way: given one to shrink and one to enlarge, INTER_AREA samples and drops thin defects.
+    smaller = (min(height_px, image.shape[0]), min(width_px, image.shape[1]))
+    if smaller != image.shape[:2]:
+        image = cv2.resize(image, smaller[::-1], interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, (width_px, height_px), interpolation=cv2.INTER_LINEAR)
 
 
 def _stretch(image: NDArray[Any], contract: InputContract) -> NDArray[Any]:
-    size = (contract.height_px, contract.width_px)
-    how = _interpolation(image.shape[:2], size)
-    return cv2.resize(image, size[::-1], interpolation=how)
+    return _resize(image, contract.height_px, contract.width_px)
 
 
 def _letterbox(image: NDArray[Any], contract: InputContract, fill: int = LETTERBOX_GREY) -> NDArray[Any]:
     scale = min(contract.width_px / image.shape[1], contract.height_px / image.shape[0])
     height = min(contract.height_px, max(1, round(image.shape[0] * scale)))
     width = min(contract.width_px, max(1, round(image.shape[1] * scale)))
-    inner = cv2.resize(image, (width, height), interpolation=_interpolation(image.shape[:2], (height, width)))
+    inner = _resize(image, height, width)
     canvas = np.full((contract.height_px, contract.width_px, *image.shape[2:]), fill, image.dtype)
     top, left = (contract.height_px - height) // 2, (contract.width_px - width) // 2
     canvas[top : top + height, left : left + width] = inner

@@ -8,6 +8,7 @@ layouts stand in `diagline/layouts.py`. Leaves out: resizing (`diagline/preproce
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -147,11 +148,15 @@ def load(root: Path) -> SampleSet:
     path = root / RECORDS
     if not path.is_file():
         raise DatasetError(f"{path}: not found; expected a sample set; make one with: diagline generate CONFIG")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: cannot be read ({error}); expected UTF-8 records; restore the file") from error
     samples = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(io.StringIO(text), start=1):
         try:
             samples.append(Sample(**json.loads(line)))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, DatasetError) as error:
             raise DatasetError(f"{path}:{number}: not a sample record ({error}); restore the file") from error
     found = SampleSet(root, tuple(samples))
     check_files(found)

@@ -49,6 +49,8 @@ class Verdict:
             raise ValueError(f"verdict {self.part_id}: a cause goes with NO_DECISION and with nothing else")
         if (self.state is State.NO_DECISION) != (self.logit is None):
             raise ValueError(f"verdict {self.part_id}: PASS and REJECT carry a logit, NO_DECISION none")
+        if self.logit is not None and self.state is not decide(self.logit, self.threshold):
+            raise ValueError(f"verdict {self.part_id}: {self.state.value} at {self.logit} against {self.threshold}")
 
     @property
     def opens_gate(self) -> bool:

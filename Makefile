@@ -1,0 +1,46 @@
+# Two commands matter: make demo, make test. Both make .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help install demo test soak check bench test-edge clean
+help:
+	@echo "make demo       the whole line on painted parts; ends with runs/demo/report.html"
+	@echo "make test       the tests"
+	@echo "make install    .venv with everything, pinned"
+	@echo "make check      ruff, mypy and the tests that take seconds"
+	@echo "make soak       the long tests"
+	@echo "make bench      the benchmarks, quick"
+	@echo "make test-edge  the edge extra alone, in an environment of its own, without torch"
+
+install: $(STAMP)
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[workstation,firmware,dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/diagline demo
+
+test: $(STAMP)
+	$(BIN)/pytest -m "not soak"
+
+soak: $(STAMP)
+	$(BIN)/pytest -m soak
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/diagline tests/test_imports.py
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/edge_latency.py --quick
+
+test-edge:
+	$(PYTHON) -m venv .venv-edge
+	.venv-edge/bin/pip install --quiet --disable-pip-version-check -c constraints.txt '.[edge]' pytest
+	cd tests/edge_runtime && ../../.venv-edge/bin/python -I -m pytest -q -p no:cacheprovider --rootdir=../.. .
+
+clean:
+	rm -rf .venv .venv-edge runs

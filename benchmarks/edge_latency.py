@@ -1,0 +1,221 @@
+"""Latency of an S30-sized int8 student beside ResNet-50 fp32, on the same cores in the same run.
+
+    python benchmarks/edge_latency.py [--quick] [--threads N]
+
+Both networks have seeded random weights (latency does not depend on them) and go through
+diagline's own export, bundle, self-test and loop at 224x632x3. Student, whole loop and
+ResNet-50 take turns in one process, so that what else the machine does strikes all of them.
+Nothing is trimmed; warm-up stands apart. The table goes to stderr; the last line of stdout is
+one JSON object. --quick takes under a minute. Leaves out: accuracy, and frames at line rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich import box
+from rich.table import Table
+
+from diagline import bundle as bundles
+from diagline import record
+from diagline.bundle import FORMATS, Bundle, Format, Golden, Manifest
+from diagline.console import console, track
+from diagline.preprocess import InputContract, preprocess
+from edge_runtime.bench import Latency
+from edge_runtime.camera.frames import Closing, Frame, stamp
+from edge_runtime.engines import engine_of, open_engine
+from edge_runtime.loop import Inspector, JsonLog, open_inspector, run
+from export import quantise, to_onnx, to_tflite
+from training.student import Student, spec
+from training.teacher import Teacher
+
+SEED = 2
+CONTRACT = InputContract(224, 632)
+BURST = 25  # student frames between two of ResNet-50
+INT8 = ("tflite_int8", "onnx_int8")
+STUDENT = (*INT8, "onnx_fp32")
+
+
+@dataclass
+class Spent:
+    """Nanoseconds of one row: the bare engine, and the whole loop from record to record."""
+
+    name: str
+    inspector: Inspector
+    image_u8: NDArray[np.uint8]
+    burst: int
+    engine: list[int] = field(default_factory=list)
+    whole: list[int] = field(default_factory=list)
+
+    def take_turn(self, frame_bgr: NDArray[np.uint8], log: JsonLog) -> None:
+        """One burst on the bare engine, one through the whole loop."""
+        for _ in range(self.burst):
+            start_ns = time.monotonic_ns()
+            self.inspector.engine.infer(self.image_u8)
+            self.engine.append(time.monotonic_ns() - start_ns)
+        ends_ns = [time.monotonic_ns()]
+        run(self.inspector, Still(frame_bgr), [log, lambda verdict: ends_ns.append(time.monotonic_ns())], self.burst)
+        self.whole += [after - before for before, after in itertools.pairwise(ends_ns)]
+
+
+class Still(Closing):
+    """A camera that always sees the same picture."""
+
+    dropped = 0
+
+    def __init__(self, frame_bgr: NDArray[np.uint8]) -> None:
+        self._frame_bgr = frame_bgr
+        self._number = 0
+
+    def read(self) -> Frame:
+        self._number += 1
+        return Frame(self._frame_bgr, self._number, *stamp())
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def pack(target: Path, network: str, files: dict[str, bytes], formats: dict[str, Format]) -> Bundle:
+    """Write a bundle whose golden outputs are those of the engines here, as an export does."""
+    rng = np.random.default_rng([SEED, 1])
+    frames = [rng.integers(0, 256, CONTRACT.shape, np.uint8) for _ in range(2)]
+    golden = []
+    for index, frame in enumerate(frames):
+        outputs = {}
+        for name, data in files.items():
+            path = target.with_name(FORMATS[name])
+            path.write_bytes(data)
+            engine = open_engine(path, name, formats[name], CONTRACT)
+            outputs[name] = engine.infer(preprocess(frame, CONTRACT))
+        golden.append((Golden(f"golden/{index}.png", 0, outputs), frame))
+    first = next(iter(formats))
+    manifest = Manifest(
+        name=network,
+        network=network,
+        spec=None,
+        input=CONTRACT,
+        formats=formats,
+        fastest=(first, engine_of(first)),
+        metrics_split={},
+        flips={},
+        provenance={"seed": SEED},
+    )
+    return bundles.write(target, manifest, files, golden)
+
+
+def entry(name: str, input_dtype: str, output_dtype: str, scale: float = 1.0, zero_point: int = 0) -> Format:
+    """A format's manifest entry; the threshold rejects nothing."""
+    threshold = 127 if output_dtype == "int8" else 1e9
+    return Format(FORMATS[name], input_dtype, output_dtype, scale, zero_point, threshold, {}, (engine_of(name),))
+
+
+def student_bundle(folder: Path) -> Bundle:
+    """An S30 student in its three formats."""
+    torch.manual_seed(SEED)
+    student = Student(spec("S30", CONTRACT)).eval()
+    rng = np.random.default_rng([SEED, 0])
+    calibration = [rng.integers(0, 256, CONTRACT.shape, np.uint8) for _ in range(4)]
+    fp32 = to_onnx.student_onnx(student)
+    onnx_int8 = quantise.quantise_onnx(fp32, calibration)
+    tflite = to_tflite.student_tflite(student, calibration)
+    files = {"tflite_int8": tflite.data, "onnx_int8": onnx_int8.data, "onnx_fp32": fp32}
+    formats = {
+        "tflite_int8": entry("tflite_int8", "int8", "int8", tflite.scale, tflite.zero_point),
+        "onnx_int8": entry("onnx_int8", "uint8", "int8", onnx_int8.scale, onnx_int8.zero_point),
+        "onnx_fp32": entry("onnx_fp32", "uint8", "float32"),
+    }
+    return pack(folder / "student.bundle", "student", files, formats)
+
+
+def teacher_bundle(folder: Path) -> Bundle:
+    """ResNet-50 in fp32 ONNX."""
+    torch.manual_seed(SEED)
+    data = to_onnx.teacher_onnx(Teacher().eval(), CONTRACT)
+    return pack(
+        folder / "teacher.bundle", "teacher", {"onnx_fp32": data}, {"onnx_fp32": entry("onnx_fp32", "uint8", "float32")}
+    )
+
+
+def measure(folder: Path, threads: int, rounds: int) -> list[Spent]:
+    """Student formats and ResNet-50, taking turns; ResNet-50 stands last."""
+    with console.status("exporting the student"):
+        student = student_bundle(folder)
+    with console.status("exporting ResNet-50"):
+        teacher = teacher_bundle(folder)
+    frame_bgr = student.golden_frame(student.golden[0])
+    image_u8 = preprocess(frame_bgr, CONTRACT)
+    rows = [Spent(name, open_inspector(student, name, threads), image_u8, BURST) for name in STUDENT]
+    rows.append(Spent("ResNet-50", open_inspector(teacher, "onnx_fp32", threads), image_u8, 1))
+    for row in rows:
+        if row.inspector.fault is not None:
+            raise SystemExit(f"{row.name}: {row.inspector.fault}")
+    log = JsonLog(folder / "verdicts.jsonl")
+    for _ in track(range(rounds), "taking turns"):
+        for row in rows:
+            row.take_turn(frame_bgr, log)
+    return rows
+
+
+def summary(rows: Sequence[Spent], threads: int) -> dict[str, Any]:
+    """The JSON line: the int8 student on its fastest engine against ResNet-50."""
+    *student, teacher = rows
+    int8 = min((row for row in student if row.name in INT8), key=lambda row: Latency.of(row.engine).p50)
+    bare, whole, resnet = Latency.of(int8.engine), Latency.of(int8.whole), Latency.of(teacher.engine)
+    return {
+        "student_int8_p50_ms": round(bare.p50, 4),
+        "student_int8_p99_ms": round(bare.p99, 4),
+        "resnet50_fp32_p50_ms": round(resnet.p50, 3),
+        "speedup": round(resnet.p50 / bare.p50, 1),
+        "loop_p50_ms": round(whole.p50, 4),
+        "loop_p99_ms": round(whole.p99, 4),
+        "loop_overhead": round(whole.p50 / bare.p50, 3),
+        "format": int8.name,
+        "engine": int8.inspector.engine.name,
+        "threads": threads,
+        "student_frames": len(int8.engine),
+        "resnet50_frames": len(teacher.engine),
+        "machine": {**record.machine(), "load_1min": round(os.getloadavg()[0], 2)},
+        "versions": record.versions(),
+    }
+
+
+def table(rows: Sequence[Spent], threads: int) -> Table:
+    """Every row, bare engine and whole loop."""
+    shown = Table(title=f"224x632x3, batch 1, {threads} threads, ms", title_justify="left", box=box.SIMPLE_HEAD)
+    for name in ("network", "engine", "frames", "", "p50", "p90", "p99", "p99.9", "max"):
+        shown.add_column(name, justify="left" if name in ("network", "engine", "") else "right", no_wrap=True)
+    for row in rows:
+        for what, spent in (("bare", row.engine), ("loop", row.whole)):
+            found = Latency.of(spent)
+            figures = (found.p50, found.p90, found.p99, found.p999, found.max)
+            shown.add_row(
+                row.name, row.inspector.engine.name, str(len(spent)), what, *(f"{value:.3f}" for value in figures)
+            )
+    return shown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer rounds; under a minute in all")
+    parser.add_argument("--threads", type=int, default=min(2, len(os.sched_getaffinity(0))))
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(Path(folder), arguments.threads, 40 if arguments.quick else 400)
+    console.print(table(rows, arguments.threads))
+    print(json.dumps(summary(rows, arguments.threads)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""The `diagline` command: the only place that prints errors and chooses exit codes.
+
+Exit code 2: bad input, one line that names it. 130: stopped by Ctrl-C; finished outputs are
+whole. Stages are imported on demand, so `run` and `bench` need the edge extra alone. Leaves
+out: what the commands do (`verbs.py`, `demo.py`, `edge_runtime/`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from diagline import config as configs
+from diagline.config import Config
+from diagline.console import console
+from diagline.errors import ConfigError, DiaglineError, require
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look at the pictures of a line.")
+app.add_typer(data_app, name="data")
+device_app = typer.Typer(no_args_is_help=True, help="Line devices on serial ports.")
+app.add_typer(device_app, name="device")
+
+ConfigFile = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="TOML file of the line, such as configs/magnetic_tile.toml")
+]
+Target = Annotated[
+    Path, typer.Argument(metavar="BUNDLE|CONFIG", help="A bundle folder, or the TOML file whose bundle was exported")
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. teacher.epochs=2")
+]
+Tiny = Annotated[bool, typer.Option("--tiny", help="Use the config's [tiny] twin: seconds on a CPU")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="List unreadable pictures and go on without them")]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout")]
+
+
+def _config(path: Path, overrides: list[str] | None, tiny: bool) -> Config:
+    return configs.load(path, tuple(overrides or ()), tiny)
+
+
+def _next(command: str) -> None:
+    console.print(f"next: {command}", style="bold", soft_wrap=True)
+
+
+@data_app.command("inspect")
+def data_inspect(
+    target: Annotated[Path, typer.Argument(metavar="FOLDER|CONFIG", help="A data folder, or a TOML file")],
+    layout: Annotated[str, typer.Option(help="How the folder is laid out; auto finds out")] = "auto",
+    overrides: Set = None,
+    tiny: Tiny = False,
+    skip_bad: SkipBad = False,
+    as_json: Json = False,
+) -> None:
+    """Read every picture and mask of a line and say what is there."""
+    require("cv2", "edge")
+    from diagline import verbs
+
+    seed = 1234
+    if target.suffix == ".toml":
+        config = _config(target, overrides, tiny)
+        target, layout, seed = config.data.root, config.data.layout, config.seed
+    found = verbs.inspect(target, layout, seed, skip_bad)
+    if as_json:
+        print(json.dumps(found))
+        return
+    table = Table(title=f"{target} ({found['layout']})", title_justify="left")
+    for name in ("split", "kind", "pictures"):
+        table.add_column(name, justify="right" if name == "pictures" else "left")
+    for split, kinds in found.pop("counts").items():
+        for kind, pictures in kinds.items():
+            table.add_row(split, kind, str(pictures))
+    console.print(table)
+    for name, value in found.items():
+        console.print(f"{name}: {value}", soft_wrap=True)
+
+
+@app.command()
+def generate(config_file: ConfigFile, overrides: Set = None, tiny: Tiny = False, skip_bad: SkipBad = False) -> None:
+    """Paint synthetic defects on the good training pictures."""
+    from diagline import verbs
+
+    config = _config(config_file, overrides, tiny)
+    painted = verbs.generate(config, skip_bad)
+    console.print(f"{len(painted)} defect pictures with masks in {painted.root}", soft_wrap=True)
+    _next(f"diagline train {config_file}")
+
+
+@app.command()
+def train(config_file: ConfigFile, overrides: Set = None, tiny: Tiny = False, skip_bad: SkipBad = False) -> None:
+    """Train the ResNet-50 teacher; goes on where a stopped run left off."""
+    from diagline import verbs
+
+    config = _config(config_file, overrides, tiny)
+    console.print(f"teacher in {verbs.train(config, skip_bad)}", soft_wrap=True)
+    _next(f"diagline distill {config_file}")
+
+
+@app.command()
+def distill(config_file: ConfigFile, overrides: Set = None, tiny: Tiny = False, skip_bad: SkipBad = False) -> None:
+    """Distil the compact student from the teacher."""
+    from diagline import verbs
+
+    config = _config(config_file, overrides, tiny)
+    console.print(f"student in {verbs.distill(config, skip_bad)}", soft_wrap=True)
+    _next(f"diagline export {config_file}")
+
+
+@app.command()
+def evaluate(
+    config_file: ConfigFile, overrides: Set = None, tiny: Tiny = False, skip_bad: SkipBad = False, as_json: Json = False
+) -> None:
+    """Score teacher, student and every exported format on the test split; writes a page."""
+    from diagline import pages, verbs
+
+    config = _config(config_file, overrides, tiny)
+    found = verbs.evaluate(config, skip_bad)
+    if as_json:
+        print((config.output / "evaluation" / "metrics.json").read_text(), end="")
+    else:
+        console.print(pages.side_by_side(found))
+    console.print(f"page: {config.output / 'evaluation' / 'report.html'}", soft_wrap=True)
+
+
+@app.command()
+def export(config_file: ConfigFile, overrides: Set = None, tiny: Tiny = False, skip_bad: SkipBad = False) -> None:
+    """Export ONNX fp32, ONNX int8 and TFLite int8 into a bundle, measured through real engines."""
+    from diagline import pages, verbs
+
+    config = _config(config_file, overrides, tiny)
+    bundle = verbs.export(config, skip_bad)
+    console.print(pages.bundle_table(bundle))
+    console.print(f"bundle: {bundle.root}", soft_wrap=True)
+    _next(f"diagline evaluate {config_file}")
+    _next(f"diagline run {bundle.root} --source 0")
+
+
+@app.command()
+def run(
+    target: Target,
+    source: Annotated[str | None, typer.Option(help="Camera index, film, folder, rtsp:// or http:// address")] = None,
+    model_format: Annotated[
+        str | None, typer.Option("--format", help="onnx_fp32, onnx_int8, tflite_int8 or fastest")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads of the engine")] = None,
+    timeout_s: Annotated[float | None, typer.Option(min=0.001, help="A frame later than this is NO_DECISION")] = None,
+    realtime: Annotated[bool, typer.Option(help="Play a film at its own rate and keep the newest frame")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames")] = None,
+    log: Annotated[Path | None, typer.Option(help="Append every verdict to this file as JSON lines")] = None,
+    overrides: Set = None,
+    tiny: Tiny = False,
+    as_json: Json = False,
+) -> None:
+    """Run the camera loop: one verdict a frame, printed and logged."""
+    require("cv2", "edge")
+    from diagline import bundle as bundles
+    from edge_runtime import loop
+    from edge_runtime.camera import open_camera
+
+    root, settings, log_default = target, configs.RunConfig(), Path("runs/run/verdicts.jsonl")
+    if target.suffix == ".toml":
+        config = _config(target, overrides, tiny)
+        root, settings, log_default = config.bundle, config.run, config.output / "run" / "verdicts.jsonl"
+    asked = {"source": source, "format": model_format, "threads": threads, "timeout_s": timeout_s}
+    settings = configs.override(settings, asked)
+    inspector = loop.open_inspector(bundles.read(root), settings.format, settings.threads)
+    with open_camera(settings.source, settings.timeout_s, realtime) as camera:
+        counts = loop.run(inspector, camera, loop.sinks(log or log_default, as_json), limit)
+    console.print(f"{counts}; log: {log or log_default}", soft_wrap=True)
+
+
+@app.command()
+def bench(
+    target: Target,
+    reference: Annotated[
+        Path | None, typer.Option(help="The ResNet-50's bundle; NAME-teacher.bundle beside the bundle if there")
+    ] = None,
+    threads: Annotated[str, typer.Option(help="Thread counts, e.g. 1,2")] = "1,2",
+    seconds: Annotated[float, typer.Option(min=0.1, help="Time a row is measured")] = 3.0,
+    overrides: Set = None,
+    tiny: Tiny = False,
+    as_json: Json = False,
+) -> None:
+    """Measure size, accuracy and latency of every format and engine, beside ResNet-50 fp32."""
+    require("cv2", "edge")
+    from diagline import bundle as bundles
+    from edge_runtime import bench as room
+
+    root = _config(target, overrides, tiny).bundle if target.suffix == ".toml" else target
+    beside = root.with_name(f"{root.name.removesuffix('.bundle')}-teacher.bundle")
+    if reference is None and beside.is_dir():
+        reference = beside
+    counts = _threads(threads)
+    result = room.bench(bundles.read(root), bundles.read(reference) if reference else None, counts, seconds)
+    if as_json:
+        print(json.dumps(room.to_json(result)))
+        return
+    console.print(room.to_table(result))
+    if reference is None:
+        console.print("no reference row: give the ResNet-50's bundle with --reference", soft_wrap=True)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Where everything is written")] = Path("runs/demo"),
+    overrides: Set = None,
+    tiny: Tiny = False,
+) -> None:
+    """The whole line on painted parts: surfaces, defects, teacher, student, bundle, film, page."""
+    from diagline import demo as room
+
+    room.demo(output, tuple(overrides or ()), tiny)
+
+
+@device_app.command("list")
+def device_list(as_json: Json = False) -> None:
+    """The serial ports of this machine."""
+    from firmware_bridge import device
+
+    ports = device.list_ports()
+    if as_json:
+        print(json.dumps([asdict(port) for port in ports]))
+        return
+    for port in ports:
+        console.print(f"{port.path}  {port.description}  {port.usb}".rstrip(), soft_wrap=True)
+    if not ports:
+        console.print("no serial ports; plug a device in, and check that this user may read it (group dialout)")
+
+
+def _threads(text: str) -> tuple[int, ...]:
+    try:
+        counts = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        counts = ()
+    if not counts or min(counts) < 1:
+        raise ConfigError(f"--threads {text!r}; expected counts such as 1,2")
+    return counts
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command; a DiaglineError becomes one line on stderr and exit code 2."""
+    try:
+        return app(arguments)
+    except DiaglineError as error:
+        console.print(f"error: {' '.join(str(error).split())}", style="red", soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        console.print("stopped; finished outputs are whole, and the same command goes on from them")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

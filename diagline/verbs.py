@@ -1,0 +1,190 @@
+"""What each workstation command does: open the data, call the room, leave a record.
+
+`cli.py` and `demo.py` call these; with them this is the only module of the package that
+imports stages, and only inside functions, so that the edge box never loads torch. Leaves
+out: printing and exit codes (`cli.py`), and the commands of the edge box, which need no config.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diagline import files, inspect_data, layouts, pages, record, samples
+from diagline.bundle import Bundle
+from diagline.config import Config
+from diagline.console import track
+from diagline.errors import DatasetError, TrainingError, require
+from diagline.samples import DEFECT, GOOD, SampleSet
+
+if TYPE_CHECKING:
+    from export.compare import Comparison
+
+TEACHER = "teacher"
+STUDENT = "student"
+
+
+def real_data(config: Config, skip_bad: bool = False) -> SampleSet:
+    """The line's own pictures, read by the config's layout."""
+    return layouts.open_data(config.data.root, config.data.layout, config.seed, skip_bad)
+
+
+def inspect(root: Path, layout: str, seed: int, skip_bad: bool) -> dict[str, Any]:
+    """Decode every picture and mask of a folder and describe what is there, as plain data.
+
+    Raises:
+        DatasetError: a picture or mask cannot be used and `skip_bad` is not set; names the
+            first and counts the others.
+    """
+    layout = layouts.detect(root) if layout == "auto" else layout
+    found = layouts.open_data(root, layout, seed, skip_bad)
+    if not skip_bad:
+        _, bad = samples.split_bad(found, lambda items: track(items, "reading pictures"))
+        if bad:
+            raise DatasetError(bad[0] + (f" (and {len(bad) - 1} more like it)" if len(bad) > 1 else ""))
+    return {"layout": layout, **inspect_data.describe(found)}
+
+
+def learning_sets(config: Config, skip_bad: bool = False) -> tuple[list[SampleSet], list[SampleSet]]:
+    """The sets that train and the sets that validate.
+
+    With `data.shots = "zero"` no real defect is in either: both use synthetic ones, painted
+    on good pictures of their own split. The test split is in neither.
+
+    Raises:
+        DatasetError: synthetic defects are configured and not painted yet.
+    """
+    real = real_data(config, skip_bad)
+    if config.data.shots == "zero":
+        real = real.labelled(GOOD)
+    train, val = [real.split("train")], [real.split("val")]
+    if config.generate.count:
+        painted = samples.load(generated_folder(config))
+        train.append(painted.split("train"))
+        if config.data.shots == "zero":
+            val.append(painted.split("val"))
+    if not any(sample.label == DEFECT for part in train for sample in part):
+        raise DatasetError(
+            f"{config.data.root}: no defects to train on; expected real ones (data.shots = 'full') "
+            f"or synthetic ones (generate.count > 0)"
+        )
+    return train, val
+
+
+def generated_folder(config: Config) -> Path:
+    """Where `generate` leaves its sample set."""
+    return config.output / "generated"
+
+
+def generate(config: Config, skip_bad: bool = False) -> SampleSet:
+    """Paint `generate.count` defects on the good training pictures, and a fifth as many on
+    validation pictures when no real defect may be used.
+
+    Raises:
+        DatasetError: no good pictures, or nothing to paint.
+    """
+    require("cv2", "edge")
+    from generation import generate as room
+
+    if config.generate.count == 0:
+        raise DatasetError("generate.count = 0; expected the number of defects to paint; set it in [generate]")
+    started = time.monotonic()
+    real = real_data(config, skip_bad)
+    good = real.labelled(GOOD)
+    counts = {"train": config.generate.count}
+    if config.data.shots == "zero" and len(good.split("val")):
+        counts["val"] = max(1, config.generate.count // 5)
+    painted = room.generate(good, config.generate, config.seed, generated_folder(config), counts)
+    record.write(generated_folder(config), config, real.hash(), seconds=round(time.monotonic() - started, 1))
+    return painted
+
+
+def train(config: Config, skip_bad: bool = False) -> Path:
+    """Train the ResNet-50; returns its folder."""
+    require("torch", "workstation")
+    from training import loop
+
+    return _learn(config, TEACHER, skip_bad, lambda train, val, target: loop.train_teacher(config, train, val, target))
+
+
+def distill(config: Config, skip_bad: bool = False) -> Path:
+    """Distil the student from the trained teacher; returns its folder.
+
+    Raises:
+        TrainingError: the teacher was not trained yet.
+    """
+    require("torch", "workstation")
+    from training import distill as room
+
+    teacher = config.output / TEACHER / "teacher.pt"
+    return _learn(
+        config, STUDENT, skip_bad, lambda train, val, target: room.distill(config, teacher, train, val, target)
+    )
+
+
+def _learn(config: Config, network: str, skip_bad: bool, fit: Any) -> Path:
+    started = time.monotonic()
+    train, val = learning_sets(config, skip_bad)
+    target = config.output / network
+    fit(train, val, target)
+    hashes = {"train": [part.hash() for part in train], "val": [part.hash() for part in val]}
+    record.write(target, config, json.dumps(hashes), seconds=round(time.monotonic() - started, 1))
+    return target
+
+
+def threshold(config: Config, network: str) -> float:
+    """The logit at which a trained network rejects, chosen on the validation split.
+
+    Raises:
+        TrainingError: the network was not trained yet.
+    """
+    path = config.output / network / "result.json"
+    if not path.is_file():
+        command = "train" if network == TEACHER else "distill"
+        raise TrainingError(f"{path}: not found; expected a trained {network}; run: diagline {command} CONFIG")
+    return float(json.loads(path.read_text())["threshold"])
+
+
+def export(config: Config, skip_bad: bool = False) -> Bundle:
+    """Quantise and pack the student, and the teacher beside it as the reference."""
+    require("torch", "workstation")
+    require("tensorflow", "workstation")
+    from export import pack
+
+    train, val = learning_sets(config, skip_bad)
+    data = pack.ExportData(calibration=tuple(train), val=tuple(val), test=real_data(config, skip_bad).split("test"))
+    student = pack.export_bundle(
+        config, config.output / STUDENT / "student.pt", threshold(config, STUDENT), data, config.bundle
+    )
+    pack.export_teacher(
+        config, config.output / TEACHER / "teacher.pt", threshold(config, TEACHER), data, config.teacher_bundle
+    )
+    return student
+
+
+def evaluate(config: Config, skip_bad: bool = False) -> Comparison:
+    """Score teacher, student and every format of the bundle (where exported) on the test split.
+
+    Writes `evaluation/metrics.json` and `evaluation/report.html`.
+    """
+    require("torch", "workstation")
+    from export import compare
+
+    real = real_data(config, skip_bad)
+    found = compare.compare(
+        config, real.split("test"), {network: threshold(config, network) for network in (TEACHER, STUDENT)}
+    )
+    folder = config.output / "evaluation"
+    files.write_json(folder / "metrics.json", {name: asdict(row.metrics) for name, row in found.rows.items()})
+    record.write(folder, config, found.test.hash())
+    write_page(folder / "report.html", config, real, found, pages.Extra())
+    return found
+
+
+def write_page(path: Path, config: Config, real: SampleSet, found: Comparison, extra: pages.Extra) -> None:
+    """Write the line's page, with the painted defects where there are any."""
+    painted = samples.load(generated_folder(config)) if config.generate.count else None
+    pages.write(path, config, real, painted, found, extra)

@@ -1,0 +1,247 @@
+"""From a trained network to its bundle: exported, measured through real engines, and packed.
+
+The flow: convert; run every format on the test split; choose golden vectors; let each engine
+prove itself on them; time those that did; write. Leaves out: the conversions themselves, and
+refusing a bundle whose verdicts flip (flips are recorded).
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from diagline import bundle, files, record
+from diagline.bundle import FORMATS, Bundle, Format, Golden, Manifest
+from diagline.config import Config
+from diagline.console import track
+from diagline.errors import DatasetError, ExportError
+from diagline.preprocess import InputContract, preprocess
+from diagline.samples import DEFECT, GOOD, SampleSet
+from edge_runtime.engines import Engine, open_engine
+from export import golden, parity
+from export.parity import Picture
+from export.quantise import QuantisedModel, quantise_onnx
+from export.to_onnx import student_onnx, teacher_onnx
+from export.to_tflite import student_tflite
+from training import evaluate, student, teacher
+
+WARM_UP, TIMED = 10, 100  # inferences before and during the timing that finds the fastest format
+
+
+@dataclass(frozen=True, slots=True)
+class ExportData:
+    """The pictures an export needs.
+
+    Attributes:
+        calibration: training pictures, for the int8 ranges.
+        val: validation pictures; golden vectors come from them, and from training ones where
+            they are too few.
+        test: what every format is measured on; it chooses nothing.
+    """
+
+    calibration: tuple[SampleSet, ...]
+    val: tuple[SampleSet, ...]
+    test: SampleSet
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A network and its files, not measured yet.
+
+    Attributes:
+        kind: "student" or "teacher".
+        network: the torch form, on the CPU in eval mode.
+        spec: the student's as plain data; None for a teacher.
+        checkpoint: where the network came from.
+        formats: by name, with thresholds, without metrics and engines.
+        models: file contents by the same names.
+    """
+
+    kind: str
+    network: nn.Module
+    spec: dict[str, Any] | None
+    checkpoint: Path
+    formats: dict[str, Format]
+    models: dict[str, bytes]
+
+
+def export_bundle(config: Config, checkpoint: Path, threshold: float, data: ExportData, target: Path) -> Bundle:
+    """Export the student in three formats and write its bundle.
+
+    Args:
+        checkpoint: what `training.student.save` wrote.
+        threshold: torch logit; a part is rejected at or above it.
+        target: `NAME.bundle`; one that exists is replaced only by a whole one.
+
+    Raises:
+        TrainingError: the checkpoint is missing or is not a student's.
+        ExportError: a student of another spec than the config's, fewer training pictures than
+            `export.calibration_images`, or a format that cannot be made or that no engine runs.
+        DatasetError: a test split without both classes, or a picture that cannot be read.
+    """
+    network = student.load(checkpoint)
+    _check_spec(network.spec, config, checkpoint)
+    _check_test(data.test)
+    chosen = _calibration(config, data.calibration)
+    folded = network if network.folded else student.fold(network)
+    fp32 = student_onnx(folded)
+    made = {
+        "onnx_int8": quantise_onnx(fp32, _inputs(chosen, config.input, "calibrating ONNX int8")),
+        "tflite_int8": student_tflite(folded, _inputs(chosen, config.input, "calibrating TFLite int8")),
+    }
+    formats = {"onnx_fp32": _format("onnx_fp32", threshold)}
+    formats |= {name: _format(name, threshold, model) for name, model in made.items()}
+    models = {"onnx_fp32": fp32, **{name: model.data for name, model in made.items()}}
+    exported = Exported("student", folded, folded.spec.to_plain(), checkpoint, formats, models)
+    return _pack(config, exported, threshold, data, target)
+
+
+def export_teacher(config: Config, checkpoint: Path, threshold: float, data: ExportData, target: Path) -> Bundle:
+    """Export the teacher as fp32 ONNX and write its bundle: the benchmark's reference.
+
+    Raises:
+        TrainingError: the checkpoint is missing or is not a teacher's.
+        ExportError: it cannot become ONNX, or ONNX Runtime does not run it rightly.
+        DatasetError: as `export_bundle`.
+    """
+    network = teacher.load(checkpoint)
+    _check_test(data.test)
+    formats = {"onnx_fp32": _format("onnx_fp32", threshold)}
+    models = {"onnx_fp32": teacher_onnx(network, config.input)}
+    return _pack(config, Exported("teacher", network, None, checkpoint, formats, models), threshold, data, target)
+
+
+def _pack(config: Config, exported: Exported, threshold: float, data: ExportData, target: Path) -> Bundle:
+    formats, contract, who = exported.formats, config.input, exported.kind
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {name: Path(folder) / fmt.file for name, fmt in formats.items()}
+        for name, path in paths.items():
+            files.write_bytes(path, exported.models[name])
+        engines = {
+            name: open_engine(paths[name], name, fmt, contract, threads=config.run.threads)
+            for name, fmt in formats.items()
+        }
+        fast = {name: engine.infer for name, engine in engines.items()}
+        plain = {name: parity.run_plainly(paths[name], name, fmt) for name, fmt in formats.items()}
+        shown = [(data.test, sample) for sample in data.test]
+        tested = parity.compare(exported.network, fast, shown, contract, f"{who}: test split in every format")
+        count = config.export.golden_images
+        pool = golden.candidates(data.val, data.calibration, count, config.seed)
+        known = parity.compare(exported.network, plain, pool, contract, f"{who}: choosing golden pictures")
+        vectors = golden.choose(pool, known, formats, threshold, count, contract)
+        proven = {name: vectors.verify(name, formats[name], engine) for name, engine in engines.items()}
+        good = {name: outputs for name, outputs in proven.items() if outputs is not None}
+        if not good:
+            raise ExportError(
+                f"{exported.checkpoint}: no engine gives its golden verdicts here (tried {', '.join(formats)}); "
+                f"expected at least one; install the versions in constraints.txt, or export on another machine"
+            )
+        p50_s = {name: _p50_s(engines[name], vectors.inputs, f"{who}: timing {name}") for name in good}
+    fastest = min(p50_s, key=lambda name: p50_s[name])
+    measured = {
+        name: evaluate.measure(tested.labels, tested.logits_of(name, fmt), fmt.to_logit(fmt.threshold))
+        for name, fmt in formats.items()
+    }
+    facts = {
+        "checkpoint_sha256": files.sha256_file(exported.checkpoint),
+        "threshold": threshold,
+        "largest_logit_difference": {name: tested.largest_difference(name, fmt) for name, fmt in formats.items()},
+    }
+    manifest = Manifest(
+        name=config.name,
+        network=who,
+        spec=exported.spec,
+        input=contract,
+        formats={
+            name: replace(fmt, metrics=asdict(measured[name]), engines=(engines[name].name,) if name in good else ())
+            for name, fmt in formats.items()
+        },
+        fastest=(fastest, engines[fastest].name),
+        metrics_split={"split": "test", "data_hash": data.test.hash(), **_counts(data.test)},
+        flips={name: len(tested.flips(name, fmt, threshold)) for name, fmt in formats.items()},
+        provenance={**record.provenance(config, _hash(data)), **facts},
+    )
+    outputs = vectors.outputs | good  # an engine that is not verified has no say: the plain output stays
+    packed = [
+        (Golden(f"golden/{i:03}.png", label, {name: float(outputs[name][i]) for name in formats}), frame)
+        for i, (label, frame) in enumerate(zip(vectors.labels, vectors.frames, strict=True))
+    ]
+    return bundle.write(target, manifest, exported.models, packed)
+
+
+def _format(name: str, threshold: float, made: QuantisedModel | None = None) -> Format:
+    """A format as the manifest has it; `made` for an int8 one."""
+    fmt = Format(FORMATS[name], "int8" if name.startswith("tflite") else "uint8", "float32", 1.0, 0, threshold)
+    if made is not None:
+        fmt = replace(fmt, output_dtype="int8", scale=made.scale, zero_point=made.zero_point)
+    return replace(fmt, threshold=parity.threshold_for(fmt, threshold))
+
+
+def _p50_s(engine: Engine, inputs: Sequence[NDArray[np.uint8]], what: str) -> float:
+    """Median time of one inference, warm-up apart."""
+    durations_s = []
+    for number in track(range(WARM_UP + TIMED), what):
+        image = inputs[number % len(inputs)]
+        start = time.perf_counter()
+        engine.infer(image)
+        durations_s.append(time.perf_counter() - start)
+    return float(np.median(durations_s[WARM_UP:]))
+
+
+def _calibration(config: Config, train: Sequence[SampleSet]) -> list[Picture]:
+    """Calibration pictures, drawn by the seed; half of them defects, as far as there are."""
+    count = config.export.calibration_images
+    pools = [[(one, sample) for one in train for sample in one if sample.label == label] for label in (GOOD, DEFECT)]
+    total = sum(map(len, pools))
+    if total < count:
+        raise ExportError(
+            f"export.calibration_images = {count}, but there are {total} training pictures; "
+            f"set it to {total} or fewer, or generate more"
+        )
+    of_bad = min(len(pools[DEFECT]), max(count - len(pools[GOOD]), count // 2))
+    chosen: list[Picture] = []
+    for pool, wanted in zip(pools, (count - of_bad, of_bad), strict=True):
+        order = np.random.default_rng([config.seed, len(chosen)]).permutation(len(pool))[:wanted]
+        chosen += [pool[index] for index in sorted(order)]
+    return chosen
+
+
+def _inputs(pictures: Sequence[Picture], contract: InputContract, what: str) -> Iterator[NDArray[np.uint8]]:
+    for home, sample in track(pictures, what):
+        yield preprocess(home.read_image(sample), contract)
+
+
+def _check_spec(found: student.StudentSpec, config: Config, checkpoint: Path) -> None:
+    if found != student.spec(config.student.size, config.input):
+        raise ExportError(
+            f"{checkpoint}: a student of {found.macs() / 1e6:.1f} MMAC for {found.width_px}x{found.height_px}x"
+            f"{found.channels}; the config asks for {config.student.size} at {config.input.width_px}x"
+            f"{config.input.height_px}x{config.input.channels}; distil it again, or use the config it came from"
+        )
+
+
+def _check_test(test: SampleSet) -> None:
+    counts = _counts(test)
+    if not counts["good"] or not counts["defects"]:
+        raise DatasetError(
+            f"{test.root}: the test split holds {counts['good']} good and {counts['defects']} defective pictures; "
+            f"expected both to measure the formats on; move some of the missing class there"
+        )
+
+
+def _counts(samples: SampleSet) -> dict[str, int]:
+    return {"good": len(samples.labelled(GOOD)), "defects": len(samples.labelled(DEFECT))}
+
+
+def _hash(data: ExportData) -> str:
+    sets = {"train": data.calibration, "val": data.val}
+    return json.dumps({**{name: [one.hash() for one in some] for name, some in sets.items()}, "test": data.test.hash()})

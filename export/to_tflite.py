@@ -1,0 +1,99 @@
+"""The student as a fully int8 TFLite file, for LiteRT and for microcontrollers.
+
+TensorFlow's own converter quantises the Keras twin: int8 per channel, ranges from the
+calibration pictures, which it reads one at a time. Only operators that the C engine knows may
+come out. Leaves out: the twin itself (`export/to_keras.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diagline.errors import ExportError, require
+from export.quantise import PIXEL_SCALE, PIXEL_ZERO_POINT, QuantisedModel
+from export.to_keras import keras_twin, silenced, tensorflow
+from training.student import Student
+
+OPERATORS = frozenset(
+    {"CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "AVERAGE_POOL_2D", "MAX_POOL_2D", "MEAN", "FULLY_CONNECTED"}
+)
+
+
+def student_tflite(student: Student, calibration: Iterable[NDArray[np.uint8]]) -> QuantisedModel:
+    """The student in int8: (1, H, W, C) int8 (uint8 - 128) to (1, 1) int8 logit.
+
+    Args:
+        calibration: `(height_px, width_px, channels)` uint8 network inputs, read once.
+
+    Raises:
+        ExportError: no calibration picture, an input scale that is not 1/255, or an operator
+            outside `OPERATORS`.
+        MissingExtraError: TensorFlow is not installed.
+    """
+    tf = tensorflow()
+    twin = keras_twin(student)
+    count = 0
+
+    def pictures() -> Iterator[list[NDArray[np.float32]]]:
+        nonlocal count
+        for picture in calibration:
+            if count == 0:  # two pixels fix the input's range, which must be 0..1 whatever was photographed
+                picture = picture.copy()
+                picture[0, 0], picture[0, 1] = 0, 255
+            count += 1
+            yield [picture[None].astype(np.float32) * PIXEL_SCALE]
+
+    converter = tf.lite.TFLiteConverter.from_keras_model(twin)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = pictures
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = converter.inference_output_type = tf.int8
+    try:
+        with silenced():
+            data = bytes(converter.convert())
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ExportError(f"the student cannot become TFLite ({reason}); expected a StudentSpec's layers") from error
+    if count == 0:
+        raise ExportError("no calibration picture; expected 1 or more; give training pictures to calibrate on")
+    _check_operators(data)
+    return _quantised(data)
+
+
+def operators(data: bytes) -> list[str]:
+    """Names of a TFLite file's operators in the order they run."""
+    schema = require("ai_edge_litert.schema_py_generated", "edge")
+    names = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+    model = schema.Model.GetRootAsModel(data, 0)
+    graph = model.Subgraphs(0)
+    used = (graph.Operators(index).OpcodeIndex() for index in range(graph.OperatorsLength()))
+    return [names[model.OperatorCodes(index).BuiltinCode()] for index in used]
+
+
+def _check_operators(data: bytes) -> None:
+    other = sorted(set(operators(data)) - OPERATORS)
+    if other:
+        raise ExportError(
+            f"int8 TFLite holds {', '.join(other)}; expected only {', '.join(sorted(OPERATORS))}; "
+            f"this TensorFlow converts differently: install the version in constraints.txt"
+        )
+
+
+def _quantised(data: bytes) -> QuantisedModel:
+    """The file with its output's scale, once its input is what `uint8 - 128` means."""
+    schema = require("ai_edge_litert.schema_py_generated", "edge")
+    graph = schema.Model.GetRootAsModel(data, 0).Subgraphs(0)
+    ends = [graph.Tensors(index) for index in (graph.Inputs(0), graph.Outputs(0))]
+    (in_scale, in_zero_point), (scale, zero_point) = (
+        (np.float32(tensor.Quantization().Scale(0)), int(tensor.Quantization().ZeroPoint(0))) for tensor in ends
+    )
+    integers = all(tensor.Type() == schema.TensorType.INT8 for tensor in ends)
+    if not integers or (in_scale, in_zero_point) != (PIXEL_SCALE, PIXEL_ZERO_POINT):
+        raise ExportError(
+            f"TFLite input has scale {in_scale} and zero point {in_zero_point}; expected int8 with 1/255 and -128; "
+            f"this TensorFlow quantises differently: install the version in constraints.txt"
+        )
+    return QuantisedModel(data, float(scale), zero_point)

@@ -1,0 +1,251 @@
+"""The loop learns, survives a kill, and refuses what it cannot go on from."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from diagline.config import Config
+from diagline.errors import OutputError, TrainingError
+from diagline.preprocess import InputContract
+from diagline.samples import SampleSet
+from training import checkpoint, loop, teacher
+from training.data import Batch, Pictures
+
+Paint = Callable[..., SampleSet]
+Fresh = Callable[[], nn.Module]
+SETTINGS = loop.Settings(epochs=3, batch_size=4, learning_rate=0.02, balance=True)
+STEPS = 4  # an epoch of 16 pictures
+CONTRACT = InputContract(48, 48, 1)
+
+
+class Killed(BaseException):
+    """Not an Exception: like a signal, nothing may catch it."""
+
+
+@pytest.fixture
+def fresh(tiny: nn.Module) -> Callable[[], nn.Module]:
+    """The same untrained network again, with torch's generator where it was."""
+
+    def make() -> nn.Module:
+        torch.manual_seed(4)
+        return copy.deepcopy(tiny)
+
+    return make
+
+
+@pytest.fixture
+def pictures(paint: Paint) -> Pictures:
+    return Pictures([paint(10, 6)], CONTRACT, "both", 5)
+
+
+@pytest.fixture
+def validation(paint: Paint) -> Pictures:
+    return Pictures([paint(5, 3, "val")], CONTRACT, "none", 5)
+
+
+def curve(history: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    return [(row["epoch"], row["loss"], row["val_ap"], row["learning_rate"]) for row in history]
+
+
+def killed_at(step: int) -> loop.Loss:
+    calls = iter(range(1_000_000))
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
+        if next(calls) == step:
+            raise Killed
+        return loop.hard_loss(logits, labels, batch)
+
+    return loss
+
+
+def test_the_loop_learns(fresh: Fresh, pictures: Pictures, validation: Pictures, tmp_path: Path) -> None:
+    network = fresh()
+    done = loop.fit(network, pictures, validation, replace(SETTINGS, epochs=25), tmp_path / "t", {})
+    assert done.history[-1]["loss"] < 0.5 * done.history[0]["loss"]
+    result = loop.conclude(network, validation, done)
+    assert result["validation"]["ap"] == 1.0
+    assert (result["validation"]["escape"], result["validation"]["overkill"]) == (0.0, 0.0)
+    assert json.loads((tmp_path / "t" / "history.json").read_text()) == done.history
+
+
+def test_a_run_killed_at_any_step_goes_on_with_the_same_curve(
+    fresh: Fresh, pictures: Pictures, validation: Pictures, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, schedule="cosine")
+    whole = fresh()
+    expected = loop.fit(whole, pictures, validation, settings, tmp_path / "whole", {"seed": 1})
+    for step in range(settings.epochs * STEPS):
+        target = tmp_path / f"killed-{step}"
+        with pytest.raises(Killed):
+            loop.fit(fresh(), pictures, validation, settings, target, {"seed": 1}, killed_at(step))
+        assert (target / "checkpoint.pt").exists() == (step >= STEPS)
+        again = fresh()
+        done = loop.fit(again, pictures, validation, settings, target, {"seed": 1})
+        assert curve(done.history) == curve(expected.history), step
+        assert done.epoch == expected.epoch
+        for name, value in again.state_dict().items():
+            assert torch.equal(value, whole.state_dict()[name]), (step, name)
+
+
+def test_a_checkpoint_is_replaced_whole_or_not_at_all(
+    fresh: Fresh, pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = loop.fit(fresh(), pictures, None, SETTINGS, tmp_path / "whole", {})
+    rename, done = os.replace, 0
+    for failing in range(2 * SETTINGS.epochs):  # checkpoint.pt and history.json of each epoch
+        target, done = tmp_path / f"full-{failing}", 0
+
+        def fill_disk(source: Path, aim: Path, failing: int = failing) -> None:
+            nonlocal done
+            done += 1
+            if done == failing + 1:
+                raise OSError(28, "No space left on device")
+            rename(source, aim)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", fill_disk)
+            with pytest.raises(OutputError, match="No space left"):
+                loop.fit(fresh(), pictures, None, SETTINGS, target, {})
+        assert not [path for path in target.iterdir() if path.name.startswith(".")]
+        again = loop.fit(fresh(), pictures, None, SETTINGS, target, {})
+        assert curve(again.history) == curve(expected.history)
+
+
+def test_another_identity_is_refused_and_names_what_changed(fresh: Fresh, pictures: Pictures, tmp_path: Path) -> None:
+    loop.fit(fresh(), pictures, None, SETTINGS, tmp_path / "t", {"seed": 1, "teacher.epochs": 3})
+    with pytest.raises(TrainingError, match=r"seed = 1 there, 2 now.*remove .* or set another output") as caught:
+        loop.fit(fresh(), pictures, None, SETTINGS, tmp_path / "t", {"seed": 2, "teacher.epochs": 3})
+    assert "teacher.epochs" not in str(caught.value)
+
+
+def test_a_damaged_checkpoint_is_named(fresh: Fresh, pictures: Pictures, tmp_path: Path) -> None:
+    loop.fit(fresh(), pictures, None, SETTINGS, tmp_path, {})
+    path = tmp_path / checkpoint.CHECKPOINT
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt: cannot be read"):
+        loop.fit(fresh(), pictures, None, SETTINGS, tmp_path, {})
+    torch.save({"format": "older", "identity": "{}"}, path)
+    with pytest.raises(TrainingError, match="written by another version"):
+        loop.fit(fresh(), pictures, None, SETTINGS, tmp_path, {})
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_pictures(
+    fresh: Fresh, pictures: Pictures, tmp_path: Path
+) -> None:
+    at = STEPS + 2
+    calls = iter(range(100))
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return logits.sum() * float("nan" if next(calls) == at else 1)
+
+    with pytest.raises(TrainingError, match=r"epoch 2, batch 3: the loss is nan") as caught:
+        loop.fit(fresh(), pictures, None, SETTINGS, tmp_path, {}, loss)
+    batch = pictures.plan(1, SETTINGS.batch_size, True)[2]
+    assert ", ".join(pictures.samples[index].image for index in batch.indices) in str(caught.value)
+    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert len(json.loads(content["history"])) == 1
+    assert all(value.isfinite().all() for value in content["network"].values())
+
+
+@pytest.mark.parametrize(
+    ("mode", "moves"),
+    [("train", [True, True]), ("frozen", [False, False]), ("frozen_after_first_epoch", [True, False])],
+)
+def test_batch_norm_statistics_move_only_where_they_may(
+    fresh: Fresh, pictures: Pictures, tmp_path: Path, mode: str, moves: list[bool]
+) -> None:
+    network = fresh()
+    seen = [network[1].running_mean.clone()]  # type: ignore[index, union-attr]
+    for epochs in (1, 2):
+        target = tmp_path / str(epochs)
+        loop.fit(network := fresh(), pictures, None, replace(SETTINGS, epochs=epochs, batch_norm=mode), target, {})
+        seen.append(network[1].running_mean.clone())
+    assert [not torch.equal(before, after) for before, after in pairwise(seen)] == moves
+
+
+def test_the_epoch_kept_is_the_one_that_did_best_on_validation(
+    fresh: Fresh, pictures: Pictures, validation: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states: list[dict[str, torch.Tensor]] = []
+    aps = iter([0.5, 0.9, 0.9, 0.2])
+    network = fresh()
+
+    def ap(*_: object) -> float:
+        states.append({name: value.clone() for name, value in network.state_dict().items()})
+        return next(aps)
+
+    monkeypatch.setattr(loop, "_validation_ap", ap)
+    done = loop.fit(network, pictures, validation, replace(SETTINGS, epochs=4), tmp_path, {})
+    assert (done.epoch, done.epoch_rule) == (3, "best validation AP, of equals the latest")
+    assert all(torch.equal(value, states[2][name]) for name, value in network.state_dict().items())
+
+
+def test_without_validation_the_last_epoch_is_kept_and_the_threshold_is_zero(
+    fresh: Fresh, pictures: Pictures, tmp_path: Path
+) -> None:
+    network = fresh()
+    done = loop.fit(network, pictures, None, SETTINGS, tmp_path, {})
+    result = loop.conclude(network, None, done)
+    assert (result["epoch"], result["epoch_rule"], result["threshold"]) == (3, "last", 0.0)
+    assert "does not hold both classes" in result["threshold_rule"]
+    assert result["validation"] is None
+
+
+def test_bf16_reaches_the_network_and_its_weights_stay_fp32(fresh: Fresh, pictures: Pictures, tmp_path: Path) -> None:
+    seen = set()
+    network = fresh()
+    network[6].register_forward_hook(lambda module, inputs, output: seen.add((output.dtype, module.weight.dtype)))
+    loop.fit(network, pictures, None, replace(SETTINGS, epochs=1, precision="bf16"), tmp_path, {})
+    assert seen == {(torch.bfloat16, torch.float32)}
+
+
+def test_the_cosine_rises_then_falls_to_nothing(pictures: Pictures, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, epochs=40, schedule="cosine")
+    rates = [loop._factor(settings, step / 10) for step in range(400)]
+    assert rates[0] < 0.05 < 0.99 < max(rates)
+    assert rates[-1] < 0.001
+    assert [loop._factor(SETTINGS, step / 10) for step in range(30)] == [1.0] * 30
+
+
+def test_a_teacher_is_trained_and_a_finished_run_returns_at_once(
+    paint: Paint, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, val, target = [paint(6, 2), paint(0, 2, seed=1)], paint(3, 2, "val"), tmp_path / "teacher"
+    made = loop.train_teacher(config, train, val, target)
+    assert made == target / "teacher.pt"
+    assert isinstance(teacher.load(made), teacher.Teacher)
+    assert {path.name for path in target.iterdir()} == {
+        "checkpoint.pt", "history.json", "result.json", "teacher.pt", "weights.json",
+    }  # fmt: skip
+    result = json.loads((target / "result.json").read_text())
+    assert result["threshold"] == result["validation"]["threshold"]
+    assert len(json.loads((target / "history.json").read_text())) == result["epochs"] == 1
+    assert (target / "checkpoint.pt").stat().st_size < 100_000
+
+    def never(*_: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(teacher, "build", never)
+    assert loop.train_teacher(config, train, val, target) == made
+    other = replace(config, teacher=replace(config.teacher, learning_rate=0.5))
+    with pytest.raises(TrainingError, match=r"teacher\.learning_rate = 0\.0001 there, 0\.5 now"):
+        loop.train_teacher(other, train, val, target)
+    with pytest.raises(TrainingError, match="training pictures = "):
+        loop.train_teacher(config, train[:1], val, target)
+
+
+def test_one_class_is_refused_before_anything_is_written(paint: Paint, config: Config, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="none defective"):
+        loop.train_teacher(config, [paint(4, 0)], paint(2, 2, "val"), tmp_path / "teacher")
+    assert not (tmp_path / "teacher").exists()
