@@ -193,7 +193,9 @@ def summary(rows: Sequence[Spent], threads: int) -> dict[str, Any]:
 
 def table(rows: Sequence[Spent], threads: int) -> Table:
     """Every row, bare engine and whole loop."""
-    shown = Table(title=f"224x632x3, batch 1, {threads} threads, ms", title_justify="left", box=box.SIMPLE_HEAD)
+    shown = Table(
+        title=f"224x632x3, batch 1, {threads} threads, ms", title_justify="left", box=box.SIMPLE_HEAD, padding=0
+    )
     for name in ("network", "engine", "frames", "", "p50", "p90", "p99", "p99.9", "max"):
         shown.add_column(name, justify="left" if name in ("network", "engine", "") else "right", no_wrap=True)
     for row in rows:

@@ -33,6 +33,13 @@ def versions() -> dict[str, str]:
     return found
 
 
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets of this processor as Linux names them; empty elsewhere."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), []))
+
+
 def machine() -> dict[str, Any]:
     """The facts a latency or a training time rests on."""
     info = Path("/proc/cpuinfo")
@@ -40,12 +47,11 @@ def machine() -> dict[str, Any]:
     model = next(
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
     )
-    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return {
         "cpu": model or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
-        "int8": [flag for flag in ("avx2", "avx512_vnni", "avx_vnni", "amx_int8") if flag in flags],
+        "int8": [flag for flag in ("avx2", "avx512_vnni", "avx_vnni", "amx_int8") if flag in cpu_flags()],
         "governor": governor.read_text().strip() if governor.exists() else "unknown",
         "system": platform.platform(),
         "python": platform.python_version(),

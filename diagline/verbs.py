@@ -151,7 +151,6 @@ def threshold(config: Config, network: str) -> float:
 def export(config: Config, skip_bad: bool = False) -> Bundle:
     """Quantise and pack the student, and the teacher beside it as the reference."""
     require("torch", "workstation")
-    require("tensorflow", "workstation")
     from export import pack
 
     train, val = learning_sets(config, skip_bad)

@@ -129,8 +129,6 @@ def bench(
 
 def _row(bundle: Bundle, format_name: str, engine: str, threads: int, seconds: float) -> Row:
     inspector = open_inspector(bundle, format_name, threads, engine)
-    if inspector.fault is not None:
-        raise BundleError(f"{bundle.path(format_name)}: {inspector.fault}; a box that fails is not worth timing")
     frames = [bundle.golden_frame(golden) for golden in bundle.golden]
     with tempfile.TemporaryDirectory() as folder:
         log = JsonLog(Path(folder) / "verdicts.jsonl")
@@ -155,7 +153,11 @@ def _row(bundle: Bundle, format_name: str, engine: str, threads: int, seconds: f
 def measure(
     inspector: Inspector, frames_bgr: Sequence[NDArray[np.uint8]], log: JsonLog, seconds: float
 ) -> dict[str, list[int]]:
-    """Nanoseconds of each stage for every frame: the pictures in turn, for `seconds`, at least `MIN_FRAMES`."""
+    """Nanoseconds of each stage for every frame: the pictures in turn for `seconds`, at least `MIN_FRAMES`.
+
+    Raises:
+        BundleError: a frame got no verdict, be it for a failed self-test.
+    """
     spent: dict[str, list[int]] = {stage: [] for stage in STAGES}
     until_ns = time.monotonic_ns() + round(seconds * 1e9)
     number = 0
@@ -165,7 +167,8 @@ def measure(
         log(verdict)
         done_ns = time.monotonic_ns()
         if verdict.cause is not None:
-            raise BundleError(f"{inspector.bundle.root}: {verdict.cause}; expected a verdict on a golden picture")
+            path = inspector.bundle.path(inspector.format_name)
+            raise BundleError(f"{path}: {verdict.cause}; expected a verdict on a golden picture; export it again")
         at = verdict.stamps_ns
         spent["preprocess"].append(at["preprocessed"] - at["received"])
         spent["inference"].append(at["inferred"] - at["preprocessed"])

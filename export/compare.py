@@ -26,13 +26,13 @@ class Row:
     """One network in one form on the test split.
 
     Attributes:
-        logits: `(N,)` float32, real-valued whatever the format's own domain.
+        logits: `(N,)` float64, real-valued whatever the format's own domain.
         threshold: REJECT at or above; on the scale of `logits`.
         size_bytes: size of the file that would be shipped.
     """
 
     metrics: evaluate.Metrics
-    logits: NDArray[np.float32]
+    logits: NDArray[np.float64]
     threshold: float
     size_bytes: int
 
@@ -67,7 +67,7 @@ def compare(config: Config, test: SampleSet, thresholds: dict[str, float]) -> Co
         path = config.output / name / f"{name}.pt"
         network = room.load(path)
         _, logits, _ = evaluate.scores(network, [test], config.input, batch_size=16)
-        rows[name] = _row(labels, logits, thresholds[name], path)
+        rows[name] = _row(labels, logits.astype(np.float64), thresholds[name], path)
     if (config.bundle / bundles.MANIFEST).is_file():
         rows.update(_formats(bundles.read(config.bundle), test, labels))
     return Comparison(test, labels, rows)
@@ -80,10 +80,10 @@ def _formats(bundle: bundles.Bundle, test: SampleSet, labels: NDArray[np.int64])
     for name, fmt in bundle.manifest.formats.items():
         engine = open_engine(bundle.path(name), name, fmt, contract, engine=None, threads=2)
         outputs = [engine.infer(picture) for picture in track(pictures, f"scoring {name}")]
-        logits = np.array([fmt.to_logit(output) for output in outputs], np.float32)
+        logits = np.array([fmt.to_logit(output) for output in outputs], np.float64)  # as exact as the threshold
         rows[name] = _row(labels, logits, fmt.to_logit(fmt.threshold), bundle.path(name))
     return rows
 
 
-def _row(labels: NDArray[np.int64], logits: NDArray[np.float32], threshold: float, path: Path) -> Row:
+def _row(labels: NDArray[np.int64], logits: NDArray[np.float64], threshold: float, path: Path) -> Row:
     return Row(evaluate.measure(labels, logits, threshold), logits, threshold, path.stat().st_size)

@@ -22,13 +22,14 @@ from torch import nn
 from diagline import bundle, files, record
 from diagline.bundle import FORMATS, Bundle, Format, Golden, Manifest
 from diagline.config import Config
-from diagline.console import track
+from diagline.console import console, track
 from diagline.errors import DatasetError, ExportError
 from diagline.preprocess import InputContract, preprocess
 from diagline.samples import DEFECT, GOOD, SampleSet
 from edge_runtime.engines import Engine, open_engine
 from export import golden, parity
-from export.parity import Picture
+from export.golden import GoldenSet
+from export.parity import Parity, Picture
 from export.quantise import QuantisedModel, quantise_onnx
 from export.to_onnx import student_onnx, teacher_onnx
 from export.to_tflite import student_tflite
@@ -93,6 +94,7 @@ def export_bundle(config: Config, checkpoint: Path, threshold: float, data: Expo
     _check_test(data.test)
     chosen = _calibration(config, data.calibration)
     folded = network if network.folded else student.fold(network)
+    console.print("student: converting (loading TensorFlow takes some seconds)")
     fp32 = student_onnx(folded)
     made = {
         "onnx_int8": quantise_onnx(fp32, _inputs(chosen, config.input, "calibrating ONNX int8")),
@@ -115,13 +117,44 @@ def export_teacher(config: Config, checkpoint: Path, threshold: float, data: Exp
     """
     network = teacher.load(checkpoint)
     _check_test(data.test)
+    console.print("teacher: converting")
     formats = {"onnx_fp32": _format("onnx_fp32", threshold)}
     models = {"onnx_fp32": teacher_onnx(network, config.input)}
     return _pack(config, Exported("teacher", network, None, checkpoint, formats, models), threshold, data, target)
 
 
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What the exported files did.
+
+    Attributes:
+        tested: every format on the test split, through its engine.
+        vectors: the golden pictures, with plain outputs.
+        engines: name of the engine per format.
+        proven: per format whose engine gave the golden verdicts, that engine's golden outputs.
+        p50_s: median inference time of the same formats.
+    """
+
+    tested: Parity
+    vectors: GoldenSet
+    engines: dict[str, str]
+    proven: dict[str, NDArray[np.float64]]
+    p50_s: dict[str, float]
+
+
 def _pack(config: Config, exported: Exported, threshold: float, data: ExportData, target: Path) -> Bundle:
-    formats, contract, who = exported.formats, config.input, exported.kind
+    trial = _try(config, exported, threshold, data)
+    vectors = trial.vectors
+    outputs = vectors.outputs | trial.proven  # the plain output stays where an engine is not verified
+    packed = [
+        (Golden(f"golden/{i:03}.png", label, {name: float(outputs[name][i]) for name in exported.formats}), frame)
+        for i, (label, frame) in enumerate(zip(vectors.labels, vectors.frames, strict=True))
+    ]
+    return bundle.write(target, _manifest(config, exported, trial, threshold, data), exported.models, packed)
+
+
+def _try(config: Config, exported: Exported, threshold: float, data: ExportData) -> Trial:
+    formats, network, contract, who = exported.formats, exported.network, config.input, exported.kind
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: Path(folder) / fmt.file for name, fmt in formats.items()}
         for name, path in paths.items():
@@ -133,49 +166,44 @@ def _pack(config: Config, exported: Exported, threshold: float, data: ExportData
         fast = {name: engine.infer for name, engine in engines.items()}
         plain = {name: parity.run_plainly(paths[name], name, fmt) for name, fmt in formats.items()}
         shown = [(data.test, sample) for sample in data.test]
-        tested = parity.compare(exported.network, fast, shown, contract, f"{who}: test split in every format")
-        count = config.export.golden_images
-        pool = golden.candidates(data.val, data.calibration, count, config.seed)
-        known = parity.compare(exported.network, plain, pool, contract, f"{who}: choosing golden pictures")
-        vectors = golden.choose(pool, known, formats, threshold, count, contract)
-        proven = {name: vectors.verify(name, formats[name], engine) for name, engine in engines.items()}
-        good = {name: outputs for name, outputs in proven.items() if outputs is not None}
-        if not good:
-            raise ExportError(
-                f"{exported.checkpoint}: no engine gives its golden verdicts here (tried {', '.join(formats)}); "
-                f"expected at least one; install the versions in constraints.txt, or export on another machine"
-            )
-        p50_s = {name: _p50_s(engines[name], vectors.inputs, f"{who}: timing {name}") for name in good}
-    fastest = min(p50_s, key=lambda name: p50_s[name])
-    measured = {
-        name: evaluate.measure(tested.labels, tested.logits_of(name, fmt), fmt.to_logit(fmt.threshold))
-        for name, fmt in formats.items()
-    }
+        tested = parity.compare(network, fast, shown, contract, f"{who}: test split in every format")
+        pool = golden.candidates(data.val, data.calibration, config.export.golden_images, config.seed)
+        known = parity.compare(network, plain, pool, contract, f"{who}: choosing golden pictures")
+        vectors = golden.choose(pool, known, formats, threshold, config.export.golden_images, contract)
+        said = {name: vectors.verify(name, formats[name], engine) for name, engine in engines.items()}
+        proven = {name: outputs for name, outputs in said.items() if outputs is not None}
+        p50_s = {name: _p50_s(engines[name], vectors.inputs, f"{who}: timing {name}") for name in proven}
+    if not proven:
+        raise ExportError(
+            f"{exported.checkpoint}: no engine gives its golden verdicts here (tried {', '.join(formats)}); "
+            f"expected at least one; install the versions in constraints.txt, or export on another machine"
+        )
+    return Trial(tested, vectors, {name: engine.name for name, engine in engines.items()}, proven, p50_s)
+
+
+def _manifest(config: Config, exported: Exported, trial: Trial, threshold: float, data: ExportData) -> Manifest:
+    tested, formats = trial.tested, {}
+    for name, fmt in exported.formats.items():
+        metrics = evaluate.measure(tested.labels, tested.logits_of(name, fmt), fmt.to_logit(fmt.threshold))
+        verified = (trial.engines[name],) if name in trial.proven else ()
+        formats[name] = replace(fmt, metrics=asdict(metrics), engines=verified)
+    fastest = min(trial.p50_s, key=lambda name: trial.p50_s[name])
     facts = {
         "checkpoint_sha256": files.sha256_file(exported.checkpoint),
         "threshold": threshold,
         "largest_logit_difference": {name: tested.largest_difference(name, fmt) for name, fmt in formats.items()},
     }
-    manifest = Manifest(
+    return Manifest(
         name=config.name,
-        network=who,
+        network=exported.kind,
         spec=exported.spec,
-        input=contract,
-        formats={
-            name: replace(fmt, metrics=asdict(measured[name]), engines=(engines[name].name,) if name in good else ())
-            for name, fmt in formats.items()
-        },
-        fastest=(fastest, engines[fastest].name),
+        input=config.input,
+        formats=formats,
+        fastest=(fastest, trial.engines[fastest]),
         metrics_split={"split": "test", "data_hash": data.test.hash(), **_counts(data.test)},
         flips={name: len(tested.flips(name, fmt, threshold)) for name, fmt in formats.items()},
         provenance={**record.provenance(config, _hash(data)), **facts},
     )
-    outputs = vectors.outputs | good  # an engine that is not verified has no say: the plain output stays
-    packed = [
-        (Golden(f"golden/{i:03}.png", label, {name: float(outputs[name][i]) for name in formats}), frame)
-        for i, (label, frame) in enumerate(zip(vectors.labels, vectors.frames, strict=True))
-    ]
-    return bundle.write(target, manifest, exported.models, packed)
 
 
 def _format(name: str, threshold: float, made: QuantisedModel | None = None) -> Format:

@@ -82,13 +82,8 @@ def threshold_for(fmt: Format, threshold: float) -> float:
         )
     if fmt.output_dtype != "int8":
         return threshold
-    step = min(max(math.ceil(threshold / fmt.scale) + fmt.zero_point, INT8_MIN), INT8_MAX)
-    # The division rounds; the product is what a reader of the bundle compares with.
-    while step > INT8_MIN and fmt.to_logit(step - 1) >= threshold:
-        step -= 1
-    while step < INT8_MAX and fmt.to_logit(step) < threshold:
-        step += 1
-    return step
+    steps = range(INT8_MIN, INT8_MAX + 1)
+    return next((step for step in steps if fmt.to_logit(step) >= threshold), INT8_MAX)
 
 
 def compare(

@@ -8,6 +8,7 @@ alone. TensorFlow takes seconds to import, so nothing imports it until a twin is
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sys
 import warnings
@@ -73,6 +74,8 @@ def tensorflow() -> Any:
     """
     if "tensorflow" in sys.modules:
         return sys.modules["tensorflow"]
+    # First what torch loads late: Triton, loaded after TensorFlow, kills the process (two LLVMs).
+    importlib.import_module("torch._dynamo")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read once, when its C++ part is loaded
     with silenced():
         tf = require("tensorflow", "workstation")

@@ -7,6 +7,7 @@ come out. Leaves out: the twin itself (`export/to_keras.py`).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -33,19 +34,19 @@ def student_tflite(student: Student, calibration: Iterable[NDArray[np.uint8]]) -
             outside `OPERATORS`.
         MissingExtraError: TensorFlow is not installed.
     """
-    tf = tensorflow()
-    twin = keras_twin(student)
-    count = 0
+    rest = iter(calibration)
+    first = next(rest, None)
+    if first is None:
+        raise ExportError("no calibration picture; expected 1 or more; give training pictures to calibrate on")
+    first = first.copy()
+    first[0, 0], first[0, 1] = 0, 255  # two pixels fix the input's range: 0..1, whatever was photographed
 
     def pictures() -> Iterator[list[NDArray[np.float32]]]:
-        nonlocal count
-        for picture in calibration:
-            if count == 0:  # two pixels fix the input's range, which must be 0..1 whatever was photographed
-                picture = picture.copy()
-                picture[0, 0], picture[0, 1] = 0, 255
-            count += 1
+        for picture in itertools.chain([first], rest):
             yield [picture[None].astype(np.float32) * PIXEL_SCALE]
 
+    tf = tensorflow()
+    twin = keras_twin(student)
     converter = tf.lite.TFLiteConverter.from_keras_model(twin)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = pictures
@@ -57,8 +58,6 @@ def student_tflite(student: Student, calibration: Iterable[NDArray[np.uint8]]) -
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ExportError(f"the student cannot become TFLite ({reason}); expected a StudentSpec's layers") from error
-    if count == 0:
-        raise ExportError("no calibration picture; expected 1 or more; give training pictures to calibrate on")
     _check_operators(data)
     return _quantised(data)
 

@@ -42,12 +42,12 @@ class Progress:
     best: dict[str, Any] = field(default_factory=dict)
 
 
-def describe(config: Config, section: str, train: Sequence[SampleSet], val: SampleSet) -> dict[str, Any]:
+def describe(config: Config, section: str, train: Sequence[SampleSet], val: Sequence[SampleSet]) -> dict[str, Any]:
     """A run's identity: all that shapes what a section of the config trains, flat plain data."""
     plain = config.plain()
     parts = {"input": plain["input"], section: plain[section]}
     flat = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
-    data = {"training pictures": [part.hash() for part in train], "validation pictures": val.hash()}
+    data = {"training pictures": [part.hash() for part in train], "validation pictures": [part.hash() for part in val]}
     return {"seed": config.seed, **flat, **data}
 
 

@@ -155,6 +155,6 @@ def check_trainable(sets: Sequence[SampleSet]) -> None:
         )
 
 
-def both_classes(samples: SampleSet) -> bool:
+def both_classes(sets: Sequence[SampleSet]) -> bool:
     """Whether good and defective pictures are there, so that a threshold or epoch can be chosen on them."""
-    return {sample.label for sample in samples} == {GOOD, DEFECT}
+    return {sample.label for samples in sets for sample in samples} == {GOOD, DEFECT}

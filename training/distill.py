@@ -28,7 +28,9 @@ from training.data import Batch, Pictures, check_trainable
 TEACHER_BATCH = 32
 
 
-def distill(config: Config, teacher_checkpoint: Path, train: Sequence[SampleSet], val: SampleSet, target: Path) -> Path:
+def distill(
+    config: Config, teacher_checkpoint: Path, train: Sequence[SampleSet], val: Sequence[SampleSet], target: Path
+) -> Path:
     """Train the student as `config.student` says; returns target/student.pt.
 
     Writes student.pt, history.json and result.json (threshold chosen on `val`, the epoch kept).
@@ -79,7 +81,7 @@ def ask(network: nn.Module, pictures: Pictures, precision: str = "fp32") -> NDAr
     Args:
         network: the teacher; moved to the accelerator where there is one.
         pictures: N training pictures.
-        precision: fp32 or bf16 (autocast).
+        precision: auto, fp32 or bf16 (autocast).
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -88,7 +90,7 @@ def ask(network: nn.Module, pictures: Pictures, precision: str = "fp32") -> NDAr
     for variant in pictures.variants:
         batches = pictures.in_order(TEACHER_BATCH, variant)
         shown = track(batches, f"asking the teacher ({variant + 1} of {len(pictures.variants)})", total=steps)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with loop.autocast(precision, device.type):
             logits[variant] = evaluate.predict(network, shown)
     return logits
 

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from diagline import files
+from diagline import files, record
 from diagline.config import Config
 from diagline.console import progress
 from diagline.errors import TrainingError
@@ -138,7 +138,7 @@ def fit(
     return Fit(state.history, state.best["epoch"], rule)
 
 
-def train_teacher(config: Config, train: Sequence[SampleSet], val: SampleSet, target: Path) -> Path:
+def train_teacher(config: Config, train: Sequence[SampleSet], val: Sequence[SampleSet], target: Path) -> Path:
     """Train the ResNet-50 as `config.teacher` says; returns target/teacher.pt.
 
     Writes teacher.pt, history.json, weights.json (which first weights were loaded) and
@@ -168,15 +168,16 @@ def train_teacher(config: Config, train: Sequence[SampleSet], val: SampleSet, ta
         precision=wanted.precision,
     )
     done = fit(network, pictures, validation, settings, target, identity)
-    result = conclude(network, validation, done)
+    computed = computed_precision(wanted.precision, next(network.parameters()).device.type)
+    result = {**conclude(network, validation, done), "precision": computed}
     teacher.save(network, made, result)
     checkpoint.finish(target, identity, result)
     return made
 
 
-def validation_pictures(config: Config, val: SampleSet) -> Pictures | None:
+def validation_pictures(config: Config, val: Sequence[SampleSet]) -> Pictures | None:
     """The validation pictures, or None when they cannot choose anything: empty, or of one class."""
-    return Pictures([val], config.input, "none", config.seed, "validation") if both_classes(val) else None
+    return Pictures(val, config.input, "none", config.seed, "validation") if both_classes(val) else None
 
 
 def conclude(network: nn.Module, validation: Pictures | None, done: Fit) -> dict[str, Any]:
@@ -217,7 +218,7 @@ def _step(
     for group in optimiser.param_groups:
         group["lr"] = rate
     labels = torch.from_numpy(pictures.labels[batch.indices]).to(images.device, torch.float32)
-    with _autocast(settings, images.device.type):
+    with autocast(settings.precision, images.device.type):
         logits = network(images.to(memory_format=torch.channels_last).float() / 255).flatten()
     value = loss(logits.float(), labels, batch)
     optimiser.zero_grad()
@@ -227,7 +228,7 @@ def _step(
 
 
 def _validation_ap(network: nn.Module, validation: Pictures, settings: Settings) -> float:
-    with _autocast(settings, next(network.parameters()).device.type):
+    with autocast(settings.precision, next(network.parameters()).device.type):
         logits = evaluate.predict(network, validation.in_order(settings.batch_size))
     return evaluate.measure(validation.labels, logits, 0.0).ap
 
@@ -259,8 +260,18 @@ def _factor(settings: Settings, epochs_done: float) -> float:
     return min(1.0, (share + 1e-3) / WARM_UP) * (1 + math.cos(math.pi * share)) / 2
 
 
-def _autocast(settings: Settings, device: str) -> torch.autocast:
-    return torch.autocast(device, torch.bfloat16, enabled=settings.precision == "bf16")
+def computed_precision(asked: str, device: str) -> str:
+    """fp32 or bf16: what "auto" comes to on a device type, which is bf16 where the hardware computes in it."""
+    if asked != "auto":
+        return asked
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if record.cpu_flags() & {"avx512_bf16", "amx_bf16"} else "fp32"
+
+
+def autocast(precision: str, device: str) -> torch.autocast:
+    """The mixed-precision context of a precision ("auto", "fp32", "bf16") on a device type."""
+    return torch.autocast(device, torch.bfloat16, enabled=computed_precision(precision, device) == "bf16")
 
 
 def _ap_note(state: checkpoint.Progress) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.server
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,13 +12,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from diagline.errors import CameraError
 from edge_runtime.camera import Frame, open_camera, redact
 
 FRAMES = 12
+ENDLESS = 1000  # a source that gives this many frames here has lost its end
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def film(tmp_path: Path) -> Path:
 
 def everything(source: str | Path, realtime: bool = False, timeout_s: float = 20.0) -> tuple[list[Frame], int]:
     with open_camera(str(source), timeout_s, realtime) as camera:
-        frames = list(iter(camera.read, None))
+        frames = list(itertools.islice(iter(camera.read, None), ENDLESS))
         return [frame for frame in frames if frame is not None], camera.dropped
 
 
@@ -62,7 +62,9 @@ def test_a_film_that_breaks_off_says_so_and_stops(film: Path) -> None:
     film.write_bytes(data[: len(data) * 2 // 3])
     frames = []
     with open_camera(str(film)) as camera, pytest.raises(CameraError, match=rf"of {FRAMES} frames"):
-        while (frame := camera.read()) is not None:
+        for _ in range(ENDLESS):
+            frame = camera.read()
+            assert frame is not None
             frames.append(frame)
     assert 0 < len(frames) < FRAMES
     assert [frame.cause is None for frame in frames] == [True] * (len(frames) - 1) + [False]
@@ -120,10 +122,13 @@ def test_an_address_is_shown_without_its_credentials(source: str, shown: str) ->
     assert redact(source) == shown
 
 
-@given(st.text(), st.text(), st.sampled_from(["{}:{}@cam/live", "{}:{}@cam/live?x=1#y", "cam/live?u={}&p={}"]))
-def test_no_password_survives_redaction(user: str, password: str, form: str) -> None:
-    source = "rtsp://" + form.format("U5ER" + user, "S3CRET" + password)
-    assert "U5ER" not in redact(source) and "S3CRET" not in redact(source)
+@pytest.mark.parametrize("form", ["{}:{}@cam/live", "{}:{}@cam/live?x=1#y", "cam/live?u={}&p={}"])
+def test_no_password_survives_redaction(form: str) -> None:
+    nasty = ["", *"@:/?#&=%[ é", "://", "@@", "?@", "/@"]
+    for user, *password in itertools.product(nasty, repeat=4):
+        source = "rtsp://" + form.format("U5ER" + user, "S3CRET" + "".join(password) + "S3CRET")
+        shown = redact(source)
+        assert "U5ER" not in shown and "S3CRET" not in shown, source
 
 
 class Stream(http.server.ThreadingHTTPServer):
@@ -191,7 +196,7 @@ def test_an_http_camera_gives_frames_until_it_stops_and_its_password_stays_hidde
     source = f"http://line:secret@127.0.0.1:{server.server_address[1]}/video?key=secret"
     frames: list[Frame] = []
     with open_camera(source, timeout_s=0.5) as camera, pytest.raises(CameraError) as stopped:
-        while True:
+        for _ in range(ENDLESS):
             frame = camera.read()
             assert frame is not None
             frames.append(frame)

@@ -93,17 +93,17 @@ def test_the_loss_is_the_one_written_down() -> None:
 def test_without_a_teacher_the_command_to_run_is_named(paint: Paint, config: Config, tmp_path: Path) -> None:
     train, val, target = [paint(4, 4)], paint(2, 2, "val"), tmp_path / "student"
     with pytest.raises(TrainingError, match=r"gone\.pt: not found; expected a trained teacher; run: diagline train"):
-        distill.distill(config, tmp_path / "gone.pt", train, val, target)
+        distill.distill(config, tmp_path / "gone.pt", train, [val], target)
     assert not target.exists()
     alone = replace(config, student=replace(config.student, soft_share=0.0))
-    assert distill.distill(alone, tmp_path / "gone.pt", train, val, target) == target / "student.pt"
+    assert distill.distill(alone, tmp_path / "gone.pt", train, [val], target) == target / "student.pt"
 
 
 def test_a_finished_student_returns_at_once_and_another_teacher_is_refused(
     paint: Paint, config: Config, teacher_pt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train, val, target = [paint(4, 4)], paint(2, 2, "val"), tmp_path / "student"
-    made = distill.distill(config, teacher_pt, train, val, target)
+    made = distill.distill(config, teacher_pt, train, [val], target)
     assert {path.name for path in target.iterdir()} == {"checkpoint.pt", "history.json", "result.json", "student.pt"}
     result = json.loads((target / "result.json").read_text())
     assert result["threshold"] == result["validation"]["threshold"]
@@ -112,7 +112,7 @@ def test_a_finished_student_returns_at_once_and_another_teacher_is_refused(
         raise AssertionError("trained again")
 
     monkeypatch.setattr(loop, "fit", never)
-    assert distill.distill(config, teacher_pt, train, val, target) == made
+    assert distill.distill(config, teacher_pt, train, [val], target) == made
     teacher.save(teacher.Teacher(), teacher_pt, {})
     with pytest.raises(TrainingError, match="teacher = "):
-        distill.distill(config, teacher_pt, train, val, target)
+        distill.distill(config, teacher_pt, train, [val], target)

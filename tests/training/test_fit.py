@@ -222,7 +222,7 @@ def test_a_teacher_is_trained_and_a_finished_run_returns_at_once(
     paint: Paint, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train, val, target = [paint(6, 2), paint(0, 2, seed=1)], paint(3, 2, "val"), tmp_path / "teacher"
-    made = loop.train_teacher(config, train, val, target)
+    made = loop.train_teacher(config, train, [val], target)
     assert made == target / "teacher.pt"
     assert isinstance(teacher.load(made), teacher.Teacher)
     assert {path.name for path in target.iterdir()} == {
@@ -237,12 +237,12 @@ def test_a_teacher_is_trained_and_a_finished_run_returns_at_once(
         raise AssertionError("trained again")
 
     monkeypatch.setattr(teacher, "build", never)
-    assert loop.train_teacher(config, train, val, target) == made
+    assert loop.train_teacher(config, train, [val], target) == made
     other = replace(config, teacher=replace(config.teacher, learning_rate=0.5))
     with pytest.raises(TrainingError, match=r"teacher\.learning_rate = 0\.0001 there, 0\.5 now"):
-        loop.train_teacher(other, train, val, target)
+        loop.train_teacher(other, train, [val], target)
     with pytest.raises(TrainingError, match="training pictures = "):
-        loop.train_teacher(config, train[:1], val, target)
+        loop.train_teacher(config, train[:1], [val], target)
 
 
 def test_one_class_is_refused_before_anything_is_written(paint: Paint, config: Config, tmp_path: Path) -> None:
