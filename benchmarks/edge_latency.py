@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=min(2, len(os.sched_getaffinity(0))))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(Path(folder), arguments.threads, 40 if arguments.quick else 400)
+        rows = measure(Path(folder), arguments.threads, 30 if arguments.quick else 400)
     console.print(table(rows, arguments.threads))
     print(json.dumps(summary(rows, arguments.threads)))
 

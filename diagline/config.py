@@ -110,11 +110,11 @@ class StudentConfig:
     """
 
     size: str = "S30"
-    epochs: int = 60
-    batch_size: int = 32
-    learning_rate: float = 2e-3
+    epochs: int = 120
+    batch_size: int = 16
+    learning_rate: float = 1e-2
     temperature: float = 2.0
-    soft_share: float = 0.5
+    soft_share: float = 0.9
     balance: bool = True
     flips: str = "both"
 

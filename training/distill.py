@@ -26,6 +26,8 @@ from training import checkpoint, evaluate, loop, student, teacher
 from training.data import Batch, Pictures, check_trainable
 
 TEACHER_BATCH = 32
+JITTER = 0.1
+"""The student sees each picture a little brighter or darker than the teacher did, and is to say the same."""
 
 
 def distill(
@@ -66,6 +68,7 @@ def distill(
         learning_rate=wanted.learning_rate,
         balance=wanted.balance,
         schedule="cosine",
+        jitter=JITTER,
     )
     validation = loop.validation_pictures(config, val)
     done = loop.fit(network, pictures, validation, settings, target, identity, loss)

@@ -45,6 +45,7 @@ class Settings:
     Attributes:
         schedule: "constant", or "cosine": a short linear rise, then a half cosine down to 0.
         weight_decay: Adam's decoupled one (AdamW); 0 is plain Adam.
+        jitter: each picture's contrast and brightness change by up to this share; 0 is none.
     """
 
     epochs: int
@@ -55,6 +56,7 @@ class Settings:
     weight_decay: float = 0.0
     batch_norm: str = "train"
     precision: str = "fp32"
+    jitter: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,12 +221,21 @@ def _step(
         group["lr"] = rate
     labels = torch.from_numpy(pictures.labels[batch.indices]).to(images.device, torch.float32)
     with autocast(settings.precision, images.device.type):
-        logits = network(images.to(memory_format=torch.channels_last).float() / 255).flatten()
+        pixels = images.to(memory_format=torch.channels_last).float() / 255
+        logits = network(_relit(pixels, settings.jitter) if settings.jitter else pixels).flatten()
     value = loss(logits.float(), labels, batch)
     optimiser.zero_grad()
     value.backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     return float(value.detach())
+
+
+def _relit(pixels: torch.Tensor, jitter: float) -> torch.Tensor:
+    """The pictures (n, C, H, W) in 0..1 under another light: contrast about mid grey, then brightness."""
+    # drawn by torch's CPU generator, whose state the checkpoint holds
+    contrast, brightness = (jitter * (2 * torch.rand(2, len(pixels), 1, 1, 1) - 1)).to(pixels.device)
+    relit: torch.Tensor = (pixels - 0.5) * (1 + contrast) + 0.5 + brightness
+    return relit.clamp(0, 1)
 
 
 def _validation_ap(network: nn.Module, validation: Pictures, settings: Settings) -> float:

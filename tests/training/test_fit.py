@@ -82,7 +82,7 @@ def test_the_loop_learns(fresh: Fresh, pictures: Pictures, validation: Pictures,
 def test_a_run_killed_at_any_step_goes_on_with_the_same_curve(
     fresh: Fresh, pictures: Pictures, validation: Pictures, tmp_path: Path
 ) -> None:
-    settings = replace(SETTINGS, schedule="cosine")
+    settings = replace(SETTINGS, schedule="cosine", jitter=0.1)
     whole = fresh()
     expected = loop.fit(whole, pictures, validation, settings, tmp_path / "whole", {"seed": 1})
     for step in range(settings.epochs * STEPS):
@@ -208,6 +208,19 @@ def test_bf16_reaches_the_network_and_its_weights_stay_fp32(fresh: Fresh, pictur
     network[6].register_forward_hook(lambda module, inputs, output: seen.add((output.dtype, module.weight.dtype)))
     loop.fit(network, pictures, None, replace(SETTINGS, epochs=1, precision="bf16"), tmp_path, {})
     assert seen == {(torch.bfloat16, torch.float32)}
+
+
+def test_another_light_moves_each_picture_as_a_whole_and_stays_in_range() -> None:
+    pixels = torch.rand(8, 1, 6, 6)
+    relit = loop._relit(pixels, 0.1)
+    assert float(relit.min()) >= 0 and float(relit.max()) <= 1
+    moved = (relit - pixels).flatten(1)
+    assert float(moved.abs().max()) <= 0.1 + 0.5 * 0.1 + 1e-6
+    assert len(set(moved.mean(1).tolist())) == 8
+    for before, after in zip(pixels, relit, strict=True):
+        inside = (after > 0) & (after < 1)
+        rank = before[inside].argsort()
+        assert bool((after[inside][rank].diff() >= 0).all())
 
 
 def test_the_cosine_rises_then_falls_to_nothing(pictures: Pictures, tmp_path: Path) -> None:
