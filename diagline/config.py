@@ -73,6 +73,7 @@ class TeacherConfig:
         freeze: number of leading stages that are not trained, 0 to 4 (1 = stem, 2 = stem and layer1, ...).
         batch_norm: "train" updates statistics all along; "frozen" never; "frozen_after_first_epoch"
             is what the paper's code did.
+        schedule: "constant" as in the paper, or "cosine": a short rise, then down to 0; better from random weights.
         balance: draw good and defective pictures equally often.
         flips: random mirroring, "none", "horizontal", "vertical" or "both".
         precision: fp32, bf16 (autocast), or auto: bf16 where the device computes in it.
@@ -85,12 +86,14 @@ class TeacherConfig:
     epochs: int = 30
     batch_size: int = 32
     learning_rate: float = 1e-4
+    schedule: str = "constant"
     balance: bool = True
     flips: str = "both"
     precision: str = "auto"
 
     def __post_init__(self) -> None:
         _one_of("teacher.batch_norm", self.batch_norm, ("train", "frozen", "frozen_after_first_epoch"))
+        _one_of("teacher.schedule", self.schedule, ("constant", "cosine"))
         _one_of("teacher.flips", self.flips, ("none", "horizontal", "vertical", "both"))
         _one_of("teacher.precision", self.precision, ("auto", "fp32", "bf16"))
         _within("teacher.freeze", self.freeze, 0, 4)

@@ -96,8 +96,10 @@ def _cells(name: str, row: Row) -> tuple[str, ...]:
 
 def side_by_side(found: Comparison) -> Table:
     """The table of all forms, for the terminal."""
-    table = Table(title="test split, side by side", title_justify="left")
-    for index, name in enumerate(SIDE_BY_SIDE):
+    metrics = next(iter(found.rows.values())).metrics
+    title = f"{metrics.images} test pictures, {metrics.defects} defective; P*, R*: at best F1"
+    table = Table(title=title, title_justify="left")
+    for index, name in enumerate(("form", "AP", "P*", "R*", "P", "R", "escape", "overkill", "size")):
         table.add_column(name, justify="right" if index else "left")
     for name, row in found.rows.items():
         table.add_row(*_cells(name, row))
@@ -112,7 +114,7 @@ def bundle_table(bundle: Bundle) -> Table:
         table.add_column(name, justify="right" if index else "left")
     for name, fmt in manifest.formats.items():
         size = size_text((bundle.root / fmt.file).stat().st_size)
-        flips = f"{manifest.flips.get(name, 0)} of {manifest.metrics_split['images']}"
+        flips = f"{manifest.flips[name]} of {fmt.metrics['images']:.0f}"
         table.add_row(name, size, f"{fmt.metrics['ap']:.3f}", flips, f"{fmt.threshold:g}", ", ".join(fmt.engines))
     return table
 

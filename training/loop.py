@@ -166,6 +166,7 @@ def train_teacher(config: Config, train: Sequence[SampleSet], val: Sequence[Samp
         batch_size=wanted.batch_size,
         learning_rate=wanted.learning_rate,
         balance=wanted.balance,
+        schedule=wanted.schedule,
         batch_norm=wanted.batch_norm,
         precision=wanted.precision,
     )

@@ -1,0 +1,39 @@
+"""README's commands are real: every one parses, and those on a config run on a small line."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from tiny_line import Diagline, Line
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = re.findall(r"^ {4}(?:\.venv/bin/)?diagline +(.+?)(?: +#.*)?$", (ROOT / "README.md").read_text(), re.M)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_in_the_readme_is_understood(
+    command: str, diagline: Diagline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where nothing that it names is there
+    outcome = diagline(*shlex.split(command))
+    assert outcome.code == 2
+    assert "error: " in outcome.err and "Usage:" not in outcome.err, outcome.err
+
+
+def test_the_readme_shows_every_verb() -> None:
+    shown = {shlex.split(command)[0] for command in COMMANDS}
+    assert shown >= {"data", "generate", "train", "distill", "export", "evaluate", "run", "bench"}
+
+
+def test_make_targets_in_the_readme_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"^ {4}make ([a-z-]+)", (ROOT / "README.md").read_text(), re.M)) <= targets
+
+
+def test_the_readmes_order_of_commands_works_on_a_config(line: Line, diagline: Diagline) -> None:
+    for verb in ("generate", "train", "distill", "export", "evaluate"):
+        outcome = diagline(verb, line.config)
+        assert outcome.code == 0, outcome.err
