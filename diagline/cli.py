@@ -29,6 +29,7 @@ app.add_typer(data_app, name="data")
 device_app = typer.Typer(no_args_is_help=True, help="Line devices on serial ports.")
 app.add_typer(device_app, name="device")
 
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 ConfigFile = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="TOML file of the line, such as configs/magnetic_tile.toml")
 ]
@@ -252,9 +253,10 @@ def main(arguments: list[str] | None = None) -> Any:
     except DiaglineError as error:
         console.print(f"error: {' '.join(str(error).split())}", style="red", soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        console.print("stopped; finished outputs are whole, and the same command goes on from them")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            console.print("stopped; finished outputs are whole, and the same command goes on from them")
+        raise
 
 
 if __name__ == "__main__":

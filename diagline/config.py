@@ -291,8 +291,6 @@ def _value(hint: Any, value: Any, key: str) -> Any:
         return Path(value).expanduser()
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if hint is str and type(value) is int:  # source = 0
-        return str(value)
     if type(value) is not hint:
         raise ConfigError(f"{key} = {value!r}; expected {'a path' if hint is Path else hint.__name__}")
     return value

@@ -129,7 +129,11 @@ def _learn(config: Config, network: str, skip_bad: bool, fit: Any) -> Path:
     started = time.monotonic()
     train, val = learning_sets(config, skip_bad)
     target = config.output / network
+    result = target / "result.json"
+    before = result.stat().st_mtime_ns if result.is_file() else None
     fit(train, val, target)
+    if result.stat().st_mtime_ns == before:  # finished earlier: its record stands
+        return target
     hashes = {"train": [part.hash() for part in train], "val": [part.hash() for part in val]}
     record.write(target, config, json.dumps(hashes), seconds=round(time.monotonic() - started, 1))
     return target

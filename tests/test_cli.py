@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -145,3 +149,24 @@ def test_a_camera_that_does_not_open_is_named_without_its_password(
 @pytest.mark.parametrize("text", ["0", "two", "1,-1"])
 def test_thread_counts_that_are_none_are_refused(text: str, line: Line, diagline: Diagline) -> None:
     refused(diagline("bench", line.bundle, "--threads", text), text)
+
+
+def test_a_finished_run_returns_at_once_and_its_record_stands(line: Line, diagline: Diagline) -> None:
+    record = line.output / "teacher" / "run.json"
+    before = record.read_text()
+    assert diagline("train", line.config).code == 0
+    assert record.read_text() == before
+
+
+def test_ctrl_c_leaves_whole_epochs_and_says_that_the_run_goes_on(line: Line, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from diagline.cli import main; main()", "train", str(line.config)]
+    options = ["--set", f'output="{tmp_path}"', "--set", "generate.count=0", "--set", "teacher.epochs=500"]
+    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "teacher" / "history.json").exists() and process.poll() is None:
+            os.sched_yield()
+        process.send_signal(signal.SIGINT)
+        printed = process.communicate()[1]
+    assert process.returncode == 130, printed
+    assert "the same command goes on" in printed and "Traceback" not in printed
+    assert not leftovers(tmp_path)
+    assert json.loads((tmp_path / "teacher" / "history.json").read_text())[0]["epoch"] == 1

@@ -63,3 +63,11 @@ def test_every_state_is_plain_json():
     for made in (verdict(State.PASS, 0.1), verdict(State.REJECT, 1.0), verdict(State.NO_DECISION, None, "black")):
         record = json.loads(json.dumps(made.record()))
         assert record["state"] == made.state.value and record["logit"] == made.logit and record["cause"] == made.cause
+
+
+@pytest.mark.parametrize(
+    ("state", "logit"), [(State.PASS, 5.0), (State.PASS, 7.0), (State.PASS, math.nan), (State.REJECT, 4.0)]
+)
+def test_a_verdict_cannot_contradict_its_own_logit(state, logit):
+    with pytest.raises(ValueError, match="against"):
+        Verdict("a", state, logit, threshold=5.0, model="m", taken_utc="now")

@@ -262,3 +262,15 @@ def test_one_class_is_refused_before_anything_is_written(paint: Paint, config: C
     with pytest.raises(TrainingError, match="none defective"):
         loop.train_teacher(config, [paint(4, 0)], paint(2, 2, "val"), tmp_path / "teacher")
     assert not (tmp_path / "teacher").exists()
+
+
+def test_auto_computes_in_bf16_only_where_the_processor_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    for flags, wanted in (
+        ({"avx2"}, "fp32"),
+        ({"avx2", "avx512_bf16"}, "bf16"),
+        ({"amx_bf16"}, "bf16"),
+        (set(), "fp32"),
+    ):
+        monkeypatch.setattr(loop.record, "cpu_flags", lambda flags=flags: frozenset(flags))
+        assert loop.computed_precision("auto", "cpu") == wanted
+        assert loop.computed_precision("fp32", "cpu") == "fp32"
