@@ -21,9 +21,8 @@ from diagline.config import Config
 from diagline.console import console
 from diagline.errors import ConfigError, DiaglineError, require
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
-)
+HELP = "Defect-free pictures in, live int8 verdicts out: inspect, generate, train, distill, export, run, bench."
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
 data_app = typer.Typer(no_args_is_help=True, help="Look at the pictures of a line.")
 app.add_typer(data_app, name="data")
 device_app = typer.Typer(no_args_is_help=True, help="Line devices on serial ports.")
@@ -39,7 +38,7 @@ Target = Annotated[
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. teacher.epochs=2")
 ]
-Tiny = Annotated[bool, typer.Option("--tiny", help="Use the config's [tiny] twin: seconds on a CPU")]
+Tiny = Annotated[bool, typer.Option("--tiny", help="Use the config's small twin: seconds on a CPU")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="List unreadable pictures and go on without them")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout")]
 
