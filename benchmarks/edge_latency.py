@@ -1,12 +1,12 @@
 """Latency of an S30-sized int8 student beside ResNet-50 fp32, on the same cores in the same run.
 
-    python benchmarks/edge_latency.py [--quick] [--threads N]
+    python benchmarks/edge_latency.py [--quick] [--threads N] [--keep]
 
 Both networks have seeded random weights (latency does not depend on them) and go through
 diagline's own export, bundle, self-test and loop at 224x632x3. Student, whole loop and
 ResNet-50 take turns in one process, so that what else the machine does strikes all of them.
 Nothing is trimmed; warm-up stands apart. The table goes to stderr; the last line of stdout is
-one JSON object. --quick takes under a minute. Leaves out: accuracy, and frames at line rate.
+one JSON object; --keep also writes it to `benchmarks/results/`. --quick takes under a minute. Leaves out: accuracy, and frames at line rate.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rich import box
 from rich.table import Table
 
 from diagline import bundle as bundles
-from diagline import record
+from diagline import files, record
 from diagline.bundle import FORMATS, Bundle, Format, Golden, Manifest
 from diagline.console import console, track
 from diagline.preprocess import InputContract, preprocess
@@ -184,6 +184,8 @@ def summary(rows: Sequence[Spent], threads: int) -> dict[str, Any]:
         "format": int8.name,
         "engine": int8.inspector.engine.name,
         "threads": threads,
+        "seed": SEED,
+        "git_revision": record.git_revision(),
         "student_frames": len(int8.engine),
         "resnet50_frames": len(teacher.engine),
         "machine": {**record.machine(), "load_1min": round(os.getloadavg()[0], 2)},
@@ -212,11 +214,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer rounds; under a minute in all")
     parser.add_argument("--threads", type=int, default=min(2, len(os.sched_getaffinity(0))))
+    parser.add_argument("--keep", action="store_true", help="write the result to benchmarks/results/edge_latency.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder), arguments.threads, 30 if arguments.quick else 400)
     console.print(table(rows, arguments.threads))
-    print(json.dumps(summary(rows, arguments.threads)))
+    result = summary(rows, arguments.threads)
+    if arguments.keep:
+        files.write_json(Path(__file__).parent / "results" / "edge_latency.json", result)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

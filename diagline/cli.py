@@ -18,7 +18,7 @@ from rich.table import Table
 
 from diagline import config as configs
 from diagline.config import Config
-from diagline.console import console
+from diagline.console import command, console
 from diagline.errors import ConfigError, DiaglineError, require
 
 HELP = "Defect-free pictures in, live int8 verdicts out: inspect, generate, train, distill, export, run, bench."
@@ -47,8 +47,8 @@ def _config(path: Path, overrides: list[str] | None, tiny: bool) -> Config:
     return configs.load(path, tuple(overrides or ()), tiny)
 
 
-def _next(command: str) -> None:
-    console.print(f"next: {command}", style="bold", soft_wrap=True)
+def _next(words: str) -> None:
+    console.print(f"next: {command()} {words}", style="bold", soft_wrap=True)
 
 
 @data_app.command("inspect")
@@ -91,7 +91,7 @@ def generate(config_file: ConfigFile, overrides: Set = None, tiny: Tiny = False,
     config = _config(config_file, overrides, tiny)
     painted = verbs.generate(config, skip_bad)
     console.print(f"{len(painted)} defect pictures with masks in {painted.root}", soft_wrap=True)
-    _next(f"diagline train {config_file}")
+    _next(f"train {config_file}")
 
 
 @app.command()
@@ -101,7 +101,7 @@ def train(config_file: ConfigFile, overrides: Set = None, tiny: Tiny = False, sk
 
     config = _config(config_file, overrides, tiny)
     console.print(f"teacher in {verbs.train(config, skip_bad)}", soft_wrap=True)
-    _next(f"diagline distill {config_file}")
+    _next(f"distill {config_file}")
 
 
 @app.command()
@@ -111,7 +111,7 @@ def distill(config_file: ConfigFile, overrides: Set = None, tiny: Tiny = False, 
 
     config = _config(config_file, overrides, tiny)
     console.print(f"student in {verbs.distill(config, skip_bad)}", soft_wrap=True)
-    _next(f"diagline export {config_file}")
+    _next(f"export {config_file}")
 
 
 @app.command()
@@ -139,8 +139,8 @@ def export(config_file: ConfigFile, overrides: Set = None, tiny: Tiny = False, s
     bundle = verbs.export(config, skip_bad)
     console.print(pages.bundle_table(bundle))
     console.print(f"bundle: {bundle.root}", soft_wrap=True)
-    _next(f"diagline evaluate {config_file}")
-    _next(f"diagline run {bundle.root} --source 0")
+    _next(f"evaluate {config_file}")
+    _next(f"run {bundle.root} --source 0")
 
 
 @app.command()

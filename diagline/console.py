@@ -5,7 +5,9 @@ stdout is left to results, so that `--json` can be piped. Leaves out: results th
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
@@ -14,6 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 Item = TypeVar("Item")
 
 console = Console(stderr=True, highlight=False, markup=False)  # paths may hold [brackets]
+
+
+def command() -> str:
+    """The diagline command as it was called, for lines that say what to run next."""
+    called = sys.argv[0]
+    return called if Path(called).name == "diagline" else "diagline"
 
 
 def progress() -> Progress:

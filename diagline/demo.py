@@ -15,7 +15,7 @@ from typing import Any
 from diagline import config as configs
 from diagline import files, pages, samples, verbs
 from diagline.config import Config
-from diagline.console import console
+from diagline.console import command, console
 from diagline.errors import ConfigError
 from diagline.record import provenance
 
@@ -54,13 +54,12 @@ def demo(output: Path, overrides: tuple[str, ...], tiny: bool) -> Path:
     verbs.write_page(page, config, verbs.real_data(config), found, pages.Extra(bench, film, note))
     console.print(pages.side_by_side(found))
     console.print(f"done in {time.monotonic() - started:.0f} s; page: {page}\n\nnext:", soft_wrap=True)
-    for command in (
-        f"diagline run {config.bundle} --source {output / 'film.mp4'}",
-        f"diagline bench {config.bundle}",
-        "diagline data inspect FOLDER        your own pictures: good/ and bad/, MVTec, KSDD2, split.csv, ...",
-        "diagline train configs/magnetic_tile.toml",
+    for words in (
+        f"run {config.bundle} --source {output / 'film.mp4'}",
+        f"bench {config.bundle}",
+        "data inspect FOLDER        # your own pictures: good/ and bad/, MVTec, KSDD2, split.csv, ...",
     ):
-        console.print(f"  {command}", soft_wrap=True)
+        console.print(f"  {command()} {words}", soft_wrap=True)
     return page
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.table import Table
 
 from diagline import record
@@ -51,7 +52,7 @@ def write(
     page.table(SIDE_BY_SIDE, [_cells(name, row) for name, row in found.rows.items()])
     page.heading("Good parts")
     page.pictures(_captioned(real, real.split("train").labelled(GOOD).samples[:SHOWN]))
-    page.heading("Real defects of the test split", "Never trained on, never used to choose anything.")
+    page.heading("Defects of the test split", "Never trained on, never used to choose anything.")
     page.pictures(_captioned(real, _spread(real.split("test").labelled(DEFECT).samples)))
     if painted is not None:
         page.heading("Generated defects and their masks")
@@ -98,7 +99,7 @@ def side_by_side(found: Comparison) -> Table:
     """The table of all forms, for the terminal."""
     metrics = next(iter(found.rows.values())).metrics
     title = f"{metrics.images} test pictures, {metrics.defects} defective; P*, R*: at best F1"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
     for index, name in enumerate(("form", "AP", "P*", "R*", "P", "R", "escape", "overkill", "size")):
         table.add_column(name, justify="right" if index else "left")
     for name, row in found.rows.items():
@@ -109,7 +110,8 @@ def side_by_side(found: Comparison) -> Table:
 def bundle_table(bundle: Bundle) -> Table:
     """A bundle's formats with their size, AP, flips and engines, for the terminal."""
     manifest = bundle.manifest
-    table = Table(title=f"{bundle.model}, fastest: {' on '.join(manifest.fastest)}", title_justify="left")
+    title = f"{bundle.model}, fastest: {' on '.join(manifest.fastest)}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
     for index, name in enumerate(("format", "size", "AP", "flips", "threshold", "verified on")):
         table.add_column(name, justify="right" if index else "left")
     for name, fmt in manifest.formats.items():

@@ -37,7 +37,14 @@ def test_every_verb_works_alone_on_a_config(line: Line, diagline: Diagline) -> N
     assert list(forms) == ["teacher", "student", "onnx_fp32", "onnx_int8", "tflite_int8"]
     assert all(0 < form["ap"] <= 1 for form in forms.values())
     page = (line.output / "evaluation" / "report.html").read_text()
-    for heading in ("Good parts", "Real defects", "Generated defects", "Worst misses", "Curves", "tflite_int8"):
+    for heading in (
+        "Good parts",
+        "Defects of the test split",
+        "Generated defects",
+        "Worst misses",
+        "Curves",
+        "tflite_int8",
+    ):
         assert heading in page
     benched = diagline("bench", line.config, "--seconds", "0.1", "--threads", "1", "--json")
     assert benched.code == 0
