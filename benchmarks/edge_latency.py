@@ -6,7 +6,8 @@ Both networks have seeded random weights (latency does not depend on them) and g
 diagline's own export, bundle, self-test and loop at 224x632x3. Student, whole loop and
 ResNet-50 take turns in one process, so that what else the machine does strikes all of them.
 Nothing is trimmed; warm-up stands apart. The table goes to stderr; the last line of stdout is
-one JSON object; --keep also writes it to `benchmarks/results/`. --quick takes under a minute. Leaves out: accuracy, and frames at line rate.
+one JSON object; --keep also writes it to `benchmarks/results/`. --quick takes under a minute.
+Leaves out: accuracy, and frames at line rate.
 """
 
 from __future__ import annotations
