@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -37,3 +38,16 @@ def test_the_readmes_order_of_commands_works_on_a_config(line: Line, diagline: D
     for verb in ("generate", "train", "distill", "export", "evaluate"):
         outcome = diagline(verb, line.config)
         assert outcome.code == 0, outcome.err
+
+
+def test_the_readme_quotes_the_recorded_figures() -> None:
+    text = (ROOT / "README.md").read_text()
+    lines = json.loads((ROOT / "benchmarks/results/real_lines.json").read_text())
+    for name, seeds in lines.items():
+        for result in seeds.values():
+            figures = " | ".join(f"{form['ap']:.3f}" for form in result["forms"].values())
+            assert figures in text, f"{name}: {figures}"
+    latency = json.loads((ROOT / "benchmarks/results/edge_latency.json").read_text())
+    for key in ("student_int8_p50_ms", "student_int8_p99_ms"):
+        assert f"{latency[key]:.2f} ms" in text
+    assert f"{latency['resnet50_fp32_p50_ms']:.0f} ms" in text and f"{latency['speedup']:.0f} times" in text
