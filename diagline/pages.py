@@ -99,7 +99,7 @@ def side_by_side(found: Comparison) -> Table:
     """The table of all forms, for the terminal."""
     metrics = next(iter(found.rows.values())).metrics
     title = f"{metrics.images} test pictures, {metrics.defects} defective; P*, R*: at best F1"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1), pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     for index, name in enumerate(("form", "AP", "P*", "R*", "P", "R", "escape", "overkill", "size")):
         table.add_column(name, justify="right" if index else "left", no_wrap=True)
     for name, row in found.rows.items():
@@ -111,7 +111,7 @@ def bundle_table(bundle: Bundle) -> Table:
     """A bundle's formats with their size, AP, flips and engines, for the terminal."""
     manifest = bundle.manifest
     title = f"{bundle.model}, fastest: {' on '.join(manifest.fastest)}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1), pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     for index, name in enumerate(("format", "size", "AP", "flips", "threshold", "verified on")):
         table.add_column(name, justify="right" if index else "left")
     for name, fmt in manifest.formats.items():
