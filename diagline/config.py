@@ -215,7 +215,7 @@ def load(path: Path, overrides: tuple[str, ...] = (), tiny: bool = False) -> Con
     Args:
         path: the file.
         overrides: `section.key=value` strings, the value in TOML (a bare word is a string).
-        tiny: lay the file's `[tiny]` table over it.
+        tiny: lay the file's `[tiny]` table over it, and write to `OUTPUT-tiny`.
 
     Raises:
         ConfigError: no such file, not TOML, an unknown or missing key, or a value out of range.
@@ -230,6 +230,8 @@ def load(path: Path, overrides: tuple[str, ...] = (), tiny: bool = False) -> Con
     if tiny and not isinstance(small, dict):
         raise ConfigError(f"{path}: has no [tiny] table; expected one for --tiny; add it or leave --tiny out")
     if tiny:
+        if "output" in table:
+            table["output"] = f"{table['output']}-tiny"  # the full run's results stay apart
         _merge(table, small)
     for override in overrides:
         _merge(table, _override(override))

@@ -174,3 +174,13 @@ def test_any_override_is_taken_or_refused_with_a_config_error(key, value):
         config._build(config.Config, table, "")
     except ConfigError:
         pass
+
+
+def test_the_tiny_twin_writes_beside_the_full_run_unless_told_where(tmp_path):
+    path = tmp_path / "line.toml"
+    path.write_text(
+        'name = "a"\noutput = "runs/a"\n[data]\nroot = "d"\n[input]\nwidth_px = 64\nheight_px = 64\n[tiny]\n'
+    )
+    assert config.load(path).output == Path("runs/a")
+    assert config.load(path, (), True).output == Path("runs/a-tiny")
+    assert config.load(path, ('output="here"',), True).output == Path("here")
