@@ -84,7 +84,12 @@ class Page:
 
 def curves_plot(curves: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]) -> Any:
     """Precision over recall, one line a network."""
-    figure, axes = _axes()
+    require("matplotlib", "workstation")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.6))
+    axes = figure.subplots()
+    axes.grid(alpha=0.25)
     for name, (precision, recall) in curves.items():
         axes.step(recall, precision, where="post", label=name, linewidth=1.6)
     axes.set(xlabel="recall (share of defects rejected)", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.03))
@@ -107,16 +112,6 @@ def history_plot(histories: dict[str, list[dict[str, Any]]]) -> Any:
     ap.set(xlabel="epoch", ylabel="validation AP", ylim=(0, 1.03))
     loss.legend(frameon=False)
     return figure
-
-
-def _axes() -> tuple[Any, Any]:
-    require("matplotlib", "workstation")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 3.6))
-    axes = figure.subplots()
-    axes.grid(alpha=0.25)
-    return figure, axes
 
 
 def _jpeg(image_bgr: NDArray[np.uint8]) -> str:

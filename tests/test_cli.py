@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_line import Diagline, Line, Outcome, paint_parts, write_config
@@ -177,3 +178,22 @@ def test_ctrl_c_leaves_whole_epochs_and_says_that_the_run_goes_on(line: Line, tm
     assert "the same command goes on" in printed and "Traceback" not in printed
     assert not leftovers(tmp_path)
     assert json.loads((tmp_path / "teacher" / "history.json").read_text())[0]["epoch"] == 1
+
+
+def test_a_file_that_is_no_picture_is_named(diagline: Diagline, tmp_path: Path) -> None:
+    data = paint_parts(tmp_path / "data")
+    (data / "bad" / "002.png").write_text("not a picture")
+    refused(diagline("data", "inspect", data), data / "bad" / "002.png", "--skip-bad")
+
+
+def test_a_picture_without_the_mask_it_needs_is_named(diagline: Diagline, tmp_path: Path) -> None:
+    data = paint_parts(tmp_path / "data")
+    (data / "masks").mkdir()  # from now on every bad picture needs one
+    refused(diagline("data", "inspect", data), data / "masks" / "000.png", "bad/000.png")
+
+
+def test_serial_ports_are_listed_for_machines(diagline: Diagline, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = SimpleNamespace(device="/dev/ttyACM0", description="board", vid=0x1366, pid=0x0105)
+    monkeypatch.setattr("serial.tools.list_ports.comports", lambda: [port])
+    listed = json.loads(diagline("device", "list", "--json").out)
+    assert listed == [{"path": "/dev/ttyACM0", "description": "board", "usb": "1366:0105"}]
