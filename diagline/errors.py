@@ -3,6 +3,7 @@
     DiaglineError
     ├── ConfigError         a TOML key or value that cannot be used
     ├── DatasetError        a folder, image, mask, label or split that cannot be used
+    ├── GenerationError     a model that is missing or cannot paint what was asked (memory, prompt, mask)
     ├── TrainingError       a run that cannot start or cannot go on (no positives, NaN loss, wrong checkpoint)
     ├── ExportError         a network that cannot be converted, or whose formats disagree
     ├── BundleError         a bundle that is missing, changed, truncated or of an unknown schema
@@ -32,6 +33,10 @@ class ConfigError(DiaglineError):
 
 class DatasetError(DiaglineError):
     """A folder, image, mask, label or split that cannot be used."""
+
+
+class GenerationError(DiaglineError):
+    """A model that is missing, or that cannot paint what was asked."""
 
 
 class TrainingError(DiaglineError):
