@@ -8,6 +8,7 @@ the folder the command runs in. Leaves out: anything a stage can work out for it
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import tomllib
@@ -19,6 +20,7 @@ from typing import Any
 
 from diagline.errors import ConfigError
 from diagline.preprocess import InputContract
+from diagline.profiles import PROFILES
 
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 MEMORY = ("full", "low", "offload")
@@ -67,7 +69,7 @@ class ShapesConfig:
         for kind in self.kinds:
             _one_of("generate.shapes.kinds", kind, SHAPE_KINDS)
         _within("generate.shapes.size_min", self.size_min, 0.001, 1.0)
-        _within("generate.shapes.size_max", self.size_max, self.size_min, 1.0)
+        _within("generate.shapes.size_max", self.size_max, self.size_min, 10.0)  # a scratch may run along a long part
         _within("generate.shapes.angle_min_deg", self.angle_min_deg, -360.0, 360.0)
         _within("generate.shapes.angle_max_deg", self.angle_max_deg, self.angle_min_deg, 360.0)
 
@@ -204,8 +206,8 @@ class QualityConfig:
 
     Attributes:
         gate: False keeps every picture (its scores are recorded all the same).
-        features: "pyramid" (texture and colour statistics, no weights), or "resnet50".
-        weights: for resnet50: as `teacher.weights`.
+        features: "pyramid" (texture and colour statistics, no weights), or "resnet50" (with the
+            weights of `teacher.weights`).
         visible_quantile: a change must stand out more than this share of redrawn good surface does.
         distance_margin: farthest allowed feature distance, in multiples of the normals' own.
         duplicate: correlation of two defects from which on the later one is a duplicate.
@@ -215,7 +217,6 @@ class QualityConfig:
 
     gate: bool = True
     features: str = "pyramid"
-    weights: str = "imagenet"
     visible_quantile: float = 0.95
     distance_margin: float = 3.0
     duplicate: float = 0.95
@@ -244,9 +245,9 @@ class GenerateConfig:
         count: defect pictures to paint.
         masks: where a defect goes: "perlin" (MemSeg's own), "real" (masks of the split's real
             defects), "shapes" (procedural), "regions" (exactly what the expert drew), or "auto":
-            perlin for MemSeg, else shapes.
+            shapes for DIAG, else perlin.
         regions: the expert's drawing (JSON): allowed regions for perlin and shapes, masks for regions.
-        prompts: what the expert says of the defects; in_and_out and diag need at least one.
+        prompts: what the expert says of the defects, one a list entry; in_and_out and diag need at least one.
         negative_prompt: what must not appear.
         spread: "even" takes prompts, masks and normals in turns, in seeded order; "uniform" draws masks and
             normals independently, with repeats, and takes the prompts one after the other, as the paper did.
@@ -284,7 +285,7 @@ class GenerateConfig:
         """`masks`, with auto resolved."""
         if self.masks != "auto":
             return self.masks
-        return "perlin" if self.method == "memseg" else "shapes"
+        return "shapes" if self.method == "diag" else "perlin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,13 +436,14 @@ class Config:
         return typing.cast(dict[str, Any], _plain(dataclasses.asdict(self)))
 
 
-def load(path: Path, overrides: tuple[str, ...] = (), tiny: bool = False) -> Config:
+def load(path: Path, overrides: tuple[str, ...] = (), tiny: bool = False, profile: str | None = None) -> Config:
     """Read a TOML config.
 
     Args:
         path: the file.
         overrides: `section.key=value` strings, the value in TOML (a bare word is a string).
         tiny: lay the file's `[tiny]` table over it, and write to `OUTPUT-tiny`.
+        profile: values laid below the file's own (`diagline/profiles.py`); None: the file's `profile`, or corrected.
 
     Raises:
         ConfigError: no such file, not TOML, an unknown or missing key, or a value out of range.
@@ -462,6 +464,12 @@ def load(path: Path, overrides: tuple[str, ...] = (), tiny: bool = False) -> Con
     for override in overrides:
         _merge(table, _override(override))
     try:
+        profile = profile or table.pop("profile", "corrected")
+        table.pop("profile", None)
+        _one_of("profile", profile, tuple(PROFILES))
+        below = copy.deepcopy(PROFILES[profile])
+        _merge(below, table)
+        table = below
         return typing.cast(Config, _build(Config, table, ""))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None

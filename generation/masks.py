@@ -1,15 +1,20 @@
-"""Where a defect goes: Perlin masks, as MemSeg draws them, and the part in the picture.
+"""Where a defect goes: Perlin masks, as MemSeg draws them, the part in the picture, real masks made to fit.
 
-Leaves out: what is painted there (`memseg.py`), and masks of real or hand-drawn defects.
+Also what every mask goes through, whoever drew it: its checks, and its text form for a record. Leaves
+out: what is painted there (`memseg.py`), procedural masks (`shapes.py`), and the expert's (`regions.py`).
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 from typing import cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from diagline.errors import DatasetError
 
 SCALE_EXPONENTS = 6  # scales 2^0 to 2^5
 MAX_ROTATION_DEG = 90.0
@@ -94,6 +99,90 @@ def foreground_mask(image_bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
     largest = max(contours, key=cv2.contourArea)
     cv2.drawContours(filled, [largest], -1, 255, cv2.FILLED)
     return filled
+
+
+def fit_mask(mask: NDArray[np.uint8], height_px: int, width_px: int) -> NDArray[np.uint8]:
+    """A mask scaled to another picture's size; however thin, none of it vanishes.
+
+    An axis that shrinks keeps every pixel that defect touches, as `diagline.preprocess` does; one
+    that grows repeats pixels, so that a line does not get fatter than the scale makes it.
+
+    Args:
+        mask: `(h, w)` uint8, defect where > 0.
+
+    Returns:
+        `(height_px, width_px)` uint8, 0 or 255; empty only where the input is.
+
+    Raises:
+        ValueError: a side below 1.
+    """
+    if min(height_px, width_px, *mask.shape) < 1:
+        raise ValueError(f"mask of shape {mask.shape} to {width_px}x{height_px} px; expected at least 1x1 each")
+    share = np.where(mask > 0, np.float32(1), np.float32(0))  # floats: shrinking rounds no pixel away
+    smaller = (min(height_px, mask.shape[0]), min(width_px, mask.shape[1]))
+    if smaller != mask.shape:
+        share = cv2.resize(share, smaller[::-1], interpolation=cv2.INTER_AREA).astype(np.float32, copy=False)
+    touched = np.where(share > 0, np.uint8(255), np.uint8(0))
+    if smaller != (height_px, width_px):
+        touched = cv2.resize(touched, (width_px, height_px), interpolation=cv2.INTER_NEAREST).astype(
+            np.uint8, copy=False
+        )
+    return cast(NDArray[np.uint8], touched)
+
+
+def check_mask(mask: NDArray[np.uint8], image_bgr: NDArray[np.uint8], name: str) -> None:
+    """Refuse a mask that no defect can be painted in; `name` says whose it is.
+
+    Args:
+        mask: `(h, w)` uint8, defect where > 0.
+        image_bgr: `(h, w, 3)` uint8.
+
+    Raises:
+        DatasetError: no grey picture, another size than the picture's, empty, or covering everything.
+    """
+    if mask.ndim != 2:
+        raise DatasetError(f"{name}: mask is of shape {mask.shape}; expected (h, w); save it as a grey picture")
+    if mask.shape != image_bgr.shape[:2]:
+        sizes = [f"{shape[1]}x{shape[0]}" for shape in (mask.shape, image_bgr.shape)]
+        raise DatasetError(
+            f"{name}: mask is {sizes[0]} px, its picture {sizes[1]} px; expected the same size; export the mask again"
+        )
+    covered_px = cv2.countNonZero(mask)
+    if covered_px == 0:
+        raise DatasetError(f"{name}: mask is empty; expected at least one pixel; mark where the defect goes")
+    if covered_px == mask.size:
+        raise DatasetError(
+            f"{name}: mask covers the whole {mask.shape[1]}x{mask.shape[0]} px picture; "
+            f"expected some good surface around the defect; mark a smaller place"
+        )
+
+
+def encode_mask(mask: NDArray[np.uint8]) -> str:
+    """A mask, `(h, w)` uint8 with defect where > 0, as text for a record: base64 of a 1-bit PNG."""
+    clean = np.where(mask > 0, np.uint8(255), np.uint8(0))
+    how = [cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_COMPRESSION, 9]
+    how += [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_DEFAULT]
+    done, data = cv2.imencode(".png", clean, how)
+    if not done:
+        raise ValueError(f"mask of shape {mask.shape}; expected (h, w)")
+    return base64.b64encode(data.tobytes()).decode("ascii")
+
+
+def decode_mask(text: str) -> NDArray[np.uint8]:
+    """The mask that `encode_mask` wrote, `(h, w)` uint8 0/255.
+
+    Raises:
+        DatasetError: not base64, or not a whole PNG.
+    """
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise DatasetError(f"mask {text[:16]!r}... is not base64 ({error}); restore the record") from error
+    whole = data.startswith(b"\x89PNG") and b"IEND" in data[-12:]
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if whole else None
+    if image is None:
+        raise DatasetError(f"mask {text[:16]!r}... ({len(data)} bytes) is not a whole PNG; restore the record")
+    return np.where(image > 127, np.uint8(255), np.uint8(0))
 
 
 def _lattice_noise(

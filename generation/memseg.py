@@ -1,8 +1,8 @@
 """MemSeg's simulated defects: a Perlin mask filled from a texture or from the part itself.
 
 The cheap baseline of the paper's tables: no model, no words, no real defects. Every choice is
-drawn from the generator passed in, so the same generator paints the same picture. Leaves out:
-files and provenance (`generate.py`), masks drawn by people.
+drawn from the generator passed in, so the same generator paints the same picture. A mask that
+comes from elsewhere is filled exactly. Leaves out: files and records (`generate.py`).
 
 Source: MemSeg (arXiv 2205.00908), section 3.1. Chosen here, because the paper leaves it open or
 thinks of square pictures: the grid's long side follows the picture's; a texture is scaled to
@@ -13,8 +13,8 @@ with), and so is a draw that changes no pixel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import cv2
@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from diagline.errors import DatasetError
 from generation import masks
+from generation.painting import Image, Job, Painted
 
-Image = NDArray[np.uint8]
+_PAINT = 1  # of the random streams of a picture, the one it is painted from
 _LEVELS = np.arange(256, dtype=np.float32)
 
 
@@ -65,41 +66,75 @@ class MemSegSettings:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Painted:
-    """A defect picture, `(h, w, 3)` uint8 BGR, its mask, `(h, w)` uint8 0/255, and what was drawn."""
+class MemSegPainter:
+    """MemSeg as a `painting.Painter`; it neither reads a job's words nor needs a model."""
 
-    image_bgr: Image
-    mask: Image
-    facts: dict[str, Any]
+    name: str = "memseg"
+    batch_size: int = 1
+    keeps_outside: bool = True
+
+    def __init__(self, settings: MemSegSettings) -> None:
+        self.settings = settings
+
+    def paint(self, jobs: Sequence[Job]) -> list[Painted]:
+        """Paint each job from the generator `[*job.stream, 1]`; raises as `paint`."""
+        return [
+            paint(
+                job.normal_bgr,
+                np.random.default_rng([*job.stream, _PAINT]),
+                self.settings,
+                job.texture_bgr,
+                job.mask,
+                job.region,
+            )
+            for job in jobs
+        ]
+
+    def check_words(self, prompt: str, negative_prompt: str) -> None:
+        """MemSeg reads no words."""
+
+    def facts(self) -> dict[str, Any]:
+        """Method, settings and the versions of the libraries that paint."""
+        versions = {"numpy": np.__version__, "opencv": cv2.__version__}
+        return {"method": self.name, "settings": asdict(self.settings), "versions": versions}
 
 
 def paint(
-    image_bgr: Image, rng: np.random.Generator, settings: MemSegSettings, texture_bgr: Image | None = None
+    image_bgr: Image,
+    rng: np.random.Generator,
+    settings: MemSegSettings,
+    texture_bgr: Image | None = None,
+    mask: Image | None = None,
+    region: Image | None = None,
 ) -> Painted:
     """Paint one defect; every pixel outside the mask is the input's, bit for bit.
 
     Args:
         image_bgr: `(h, w, 3)` uint8, a good part, any size.
         texture_bgr: `(h', w', 3)` uint8, any size; None: the structure source alone.
+        mask: `(h, w)` uint8 0/255, filled exactly as it is: no Perlin noise, no foreground, no region.
+        region: `(h, w)` uint8 0/255: a Perlin mask keeps inside it, and is moved there if it would miss it.
 
     Returns:
         The picture, its mask (never empty), and the facts: source, opacity, augmenters, draws,
-        `cover` (share of the part) and `contrast` (mean absolute change inside the mask, grey levels).
+        `cover` (share of the part; of the picture for a given mask) and `contrast` (mean absolute
+        change inside the mask, grey levels).
 
     Raises:
-        DatasetError: no usable mask or no visible change in `settings.tries` draws.
+        DatasetError: a mask or region that cannot be used, no usable Perlin mask or no visible
+            change in `settings.tries` draws.
     """
     height_px, width_px = image_bgr.shape[:2]
-    part = masks.foreground_mask(image_bgr) if settings.foreground == "otsu" else None
+    if mask is not None:
+        masks.check_mask(mask, image_bgr, "given mask")
+    part = masks.foreground_mask(image_bgr) if mask is None and settings.foreground == "otsu" else None
     part_px = height_px * width_px if part is None else int(cv2.countNonZero(part))
+    allowed = part if mask is not None or region is None else _inside(region, part, image_bgr)
     facts: dict[str, Any]
     for draw in range(1, settings.tries + 1):
-        mask = masks.perlin_mask(height_px, width_px, rng)
-        if part is not None:
-            mask = cast(Image, cv2.bitwise_and(mask, part))
-        area_px = int(cv2.countNonZero(mask))
-        if not 0 < area_px <= settings.max_cover * part_px:
+        drawn = _perlin(height_px, width_px, rng, allowed, region is not None) if mask is None else mask
+        area_px = int(cv2.countNonZero(drawn))
+        if mask is None and not 0 < area_px <= settings.max_cover * part_px:
             continue
         if texture_bgr is not None and rng.random() < settings.texture_share:
             facts = {"source": "texture"}
@@ -109,15 +144,49 @@ def paint(
             facts = {"source": "structure", "augmenters": names}
         opacity = float(rng.uniform(settings.opacity_low, settings.opacity_high))
         painted = image_bgr.copy()
-        cv2.copyTo(cv2.addWeighted(source, opacity, image_bgr, 1.0 - opacity, 0.0), mask, painted)
+        cv2.copyTo(cv2.addWeighted(source, opacity, image_bgr, 1.0 - opacity, 0.0), drawn, painted)
         contrast = float(cv2.absdiff(painted, image_bgr).sum()) / (area_px * image_bgr.shape[2])
         if contrast > 0.0:
             facts |= {"opacity": opacity, "draws": draw, "cover": area_px / part_px, "contrast": contrast}
-            return Painted(painted, mask, facts)
+            return Painted(painted, drawn, facts)
+    if mask is not None:
+        raise DatasetError(
+            f"picture of {width_px}x{height_px} px, given mask of {cv2.countNonZero(mask)} px: no visible change in "
+            f"{settings.tries} draws; expected another grey than the part's; set generate.textures"
+        )
     raise DatasetError(
         f"picture of {width_px}x{height_px} px, {part_px} px of them part: no usable defect in {settings.tries} draws; "
         f"expected a larger part; check generate.foreground = {settings.foreground!r} on this picture"
     )
+
+
+def _inside(region: Image, part: Image | None, image_bgr: Image) -> Image:
+    """Where a Perlin mask may lie: the region, on the part."""
+    if region.shape != image_bgr.shape[:2]:
+        raise DatasetError(
+            f"region is {region.shape[1]}x{region.shape[0]} px, its picture {image_bgr.shape[1]}x{image_bgr.shape[0]}; "
+            f"expected the same size; scale the region with the picture"
+        )
+    allowed = region if part is None else cast(Image, cv2.bitwise_and(region, part))
+    if not cv2.countNonZero(allowed):
+        what = "covers no pixel" if part is None else "lies beside the part that otsu finds"
+        raise DatasetError(f"allowed region {what}; expected it on the part; draw it again, or check the foreground")
+    return allowed
+
+
+def _perlin(height_px: int, width_px: int, rng: np.random.Generator, allowed: Image | None, moves: bool) -> Image:
+    """A Perlin mask inside the allowed pixels; one that `moves` is shifted onto them where it misses them all."""
+    mask = masks.perlin_mask(height_px, width_px, rng)
+    if allowed is None:
+        return mask
+    inside = cast(Image, cv2.bitwise_and(mask, allowed))
+    if moves and cv2.countNonZero(mask) and not cv2.countNonZero(inside):
+        starts, ends = np.argwhere(mask), np.argwhere(allowed)  # a small region would else cost dozens of draws
+        down, right = ends[rng.integers(len(ends))] - starts[rng.integers(len(starts))]
+        shift = np.array([[1, 0, right], [0, 1, down]], np.float64)
+        moved = cv2.warpAffine(mask, shift, (width_px, height_px), flags=cv2.INTER_NEAREST)
+        inside = cast(Image, cv2.bitwise_and(moved, allowed))
+    return inside
 
 
 def _texture_source(texture_bgr: Image, height_px: int, width_px: int, rng: np.random.Generator) -> Image:

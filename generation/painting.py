@@ -74,6 +74,14 @@ class Painter(Protocol):
         """
         ...
 
+    def check_words(self, prompt: str, negative_prompt: str) -> None:
+        """Refuse words that the method would not read to their end, before anything is painted.
+
+        Raises:
+            GenerationError: says what would be cut.
+        """
+        ...
+
     def facts(self) -> dict[str, Any]:
         """Plain data that builds this painter again: model, its revision, settings, versions."""
         ...

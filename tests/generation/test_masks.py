@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import base64
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diagline.errors import DatasetError
 from generation import masks
 
 SIDES = st.integers(1, 90)
@@ -78,3 +81,92 @@ def test_foreground_is_the_largest_component_bright_or_dark_with_its_holes(
 
 def test_a_picture_of_one_grey_is_all_foreground() -> None:
     assert (masks.foreground_mask(np.full((20, 30, 3), 90, np.uint8)) == 255).all()
+
+
+def sparse(height_px: int, width_px: int, seed: int, share: float) -> np.ndarray:
+    mask = np.random.default_rng(seed).random((height_px, width_px)) < share
+    mask[seed % height_px, seed // 7 % width_px] = True  # never empty
+    return mask.astype(np.uint8) * np.uint8(255)
+
+
+SHARES = st.sampled_from([0.0, 0.01, 0.5, 1.0])
+
+
+@settings(deadline=None, max_examples=150)
+@given(source=st.tuples(SIDES, SIDES), target=st.tuples(SIDES, SIDES), seed=st.integers(0, 2**32 - 1), share=SHARES)
+def test_a_fitted_mask_is_never_empty_and_no_pixel_of_it_is_lost(
+    source: tuple[int, int], target: tuple[int, int], seed: int, share: float
+) -> None:
+    mask = sparse(*source, seed, share)
+    fitted = masks.fit_mask(mask, *target)
+    assert fitted.shape == target and fitted.dtype == np.uint8 and set(np.unique(fitted)) <= {0, 255}
+    for row, column in np.argwhere(mask)[:40]:
+        at_row, at_column = (row + 0.5) * target[0] / source[0], (column + 0.5) * target[1] / source[1]
+        top, left = max(0, int(at_row) - 1), max(0, int(at_column) - 1)
+        assert fitted[top : int(at_row) + 2, left : int(at_column) + 2].any(), (row, column)
+    assert np.array_equal(masks.fit_mask(mask, *source), mask)
+
+
+def test_thin_lines_stay_whole_when_shrunk_and_no_fatter_than_the_scale_when_enlarged() -> None:
+    mask = np.zeros((90, 60), np.uint8)
+    mask[:, 17] = 1  # any value above 0 is defect
+    for height_px, width_px in [(9, 6), (45, 59), (90, 1), (180, 7)]:
+        assert (masks.fit_mask(mask, height_px, width_px) > 0).any(axis=1).all()
+    large = masks.fit_mask(mask, 270, 180)
+    assert ((large > 0).sum(axis=1) == 3).all() and set(np.unique(large)) == {0, 255}
+    assert not masks.fit_mask(np.zeros((90, 60), np.uint8), 9, 200).any()
+
+
+@pytest.mark.parametrize(("shape", "target"), [((0, 4), (3, 3)), ((4, 4), (0, 3))])
+def test_fitting_to_nothing_is_refused(shape: tuple[int, int], target: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="expected at least 1x1"):
+        masks.fit_mask(np.zeros(shape, np.uint8), *target)
+
+
+PICTURE = np.zeros((30, 20, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (
+            np.full((20, 30), 255, np.uint8),
+            "weld: mask is 30x20 px, its picture 20x30 px; expected the same size; export",
+        ),
+        (np.zeros((30, 20), np.uint8), "weld: mask is empty; expected at least one pixel; mark where"),
+        (np.full((30, 20), 255, np.uint8), "weld: mask covers the whole 20x30 px picture; expected some good surface"),
+        (np.full((30, 20, 3), 255, np.uint8), "weld: mask is of shape"),
+    ],
+)
+def test_a_mask_nothing_can_be_painted_in_is_refused_and_says_why(mask: np.ndarray, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        masks.check_mask(mask, PICTURE, "weld")
+
+
+def test_a_mask_of_one_pixel_and_one_that_leaves_one_pixel_are_usable() -> None:
+    one, most = np.zeros((30, 20), np.uint8), np.full((30, 20), 255, np.uint8)
+    one[3, 4], most[3, 4] = 255, 0
+    masks.check_mask(one, PICTURE, "one")
+    masks.check_mask(most, PICTURE, "most")
+
+
+@settings(deadline=None, max_examples=60)
+@given(height_px=SIDES, width_px=SIDES, seed=st.integers(0, 2**32 - 1), share=SHARES)
+def test_a_mask_comes_back_from_its_text(height_px: int, width_px: int, seed: int, share: float) -> None:
+    mask = sparse(height_px, width_px, seed, share)
+    text = masks.encode_mask(mask)
+    assert text.isascii() and "\n" not in text
+    assert np.array_equal(masks.decode_mask(text), mask)
+
+
+def test_the_text_of_a_mask_is_small() -> None:
+    mask = np.zeros((632, 224), np.uint8)
+    mask[100:300, 50:90] = 255
+    assert len(masks.encode_mask(mask)) < 400
+
+
+def test_text_that_is_no_mask_is_refused() -> None:
+    whole = base64.b64decode(masks.encode_mask(sparse(30, 20, 1, 0.3)))
+    for text in ("?", "", base64.b64encode(b"GIF89a").decode(), base64.b64encode(whole[:-20]).decode(), "ü"):
+        with pytest.raises(DatasetError, match="restore the record"):
+            masks.decode_mask(text)
