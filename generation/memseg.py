@@ -6,9 +6,9 @@ comes from elsewhere is filled exactly. Leaves out: files and records (`generate
 
 Source: MemSeg (arXiv 2205.00908), section 3.1. Chosen here, because the paper leaves it open or
 thinks of square pictures: the grid's long side follows the picture's; a texture is scaled to
-cover the picture and cropped, not squashed; a mask that covers more than `max_cover` of the part
-is drawn again (it is a new surface, not a defect on this one, and leaves nothing to compare it
-with), and so is a draw that changes no pixel.
+cover the picture and cropped, not squashed; a grey picture gets grey defects; a mask that covers
+more than `max_cover` of the part is drawn again (it is a new surface, not a defect on this one, and
+leaves nothing to compare it with), and so is a draw that changes no pixel.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from diagline.errors import DatasetError
 from generation import masks
-from generation.painting import Image, Job, Painted
+from generation.painting import Image, Job, Painted, as_grey_as
 
 _PAINT = 1  # of the random streams of a picture, the one it is painted from
 _LEVELS = np.arange(256, dtype=np.float32)
@@ -142,6 +142,7 @@ def paint(
         else:
             source, names = _structure_source(image_bgr, rng, settings)
             facts = {"source": "structure", "augmenters": names}
+        source = as_grey_as(source, image_bgr)
         opacity = float(rng.uniform(settings.opacity_low, settings.opacity_high))
         painted = image_bgr.copy()
         cv2.copyTo(cv2.addWeighted(source, opacity, image_bgr, 1.0 - opacity, 0.0), drawn, painted)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -85,3 +86,17 @@ class Painter(Protocol):
     def facts(self) -> dict[str, Any]:
         """Plain data that builds this painter again: model, its revision, settings, versions."""
         ...
+
+
+def as_grey_as(image_bgr: Image, normal_bgr: Image) -> Image:
+    """The picture without colour where the normal has none: a grey camera sees no pink defect.
+
+    Args:
+        image_bgr: `(h', w', 3)` uint8.
+        normal_bgr: `(h, w, 3)` uint8.
+    """
+    blue, green, red = cv2.split(normal_bgr)
+    if not (np.array_equal(blue, green) and np.array_equal(green, red)):
+        return image_bgr
+    grey = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2GRAY)
+    return cast(Image, cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR))

@@ -290,3 +290,12 @@ def test_memseg_starts_without_the_workstations_libraries() -> None:
     code = f"import sys\nfor name in {heavy}: sys.modules[name] = None\nimport generation.memseg, generation.shapes"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_grey_picture_gets_grey_defects_and_a_coloured_one_coloured_ones() -> None:
+    grey = np.repeat(picture(40, 32)[:, :, :1], 3, axis=2)
+    textured = [paint(grey, np.random.default_rng(index), SETTINGS, picture(30, 30, 1)) for index in range(20)]
+    for painted in [*textured, *(paint(grey, np.random.default_rng(index), SETTINGS) for index in range(20))]:
+        assert (painted.image_bgr == painted.image_bgr[:, :, :1]).all()
+    coloured = paint(picture(40, 32), np.random.default_rng(0), SETTINGS).image_bgr
+    assert (coloured != coloured[:, :, :1]).any()
