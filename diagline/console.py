@@ -5,6 +5,7 @@ stdout is left to results, so that `--json` can be piped. Leaves out: results th
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,7 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 Item = TypeVar("Item")
 
-console = Console(stderr=True, highlight=False, markup=False)  # paths may hold [brackets]
+# Of several processes under a launcher one speaks. No markup: paths may hold [brackets].
+console = Console(stderr=True, highlight=False, markup=False, quiet=os.environ.get("RANK", "0") != "0")
 
 
 def command() -> str:

@@ -13,10 +13,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from diagline import files, inspect_data, layouts, pages, record, samples
 from diagline.bundle import Bundle
-from diagline.config import Config
-from diagline.console import track
+from diagline.config import METHODS, Config
+from diagline.console import console, track
 from diagline.errors import DatasetError, TrainingError, require
 from diagline.samples import DEFECT, GOOD, SampleSet
 
@@ -52,7 +55,8 @@ def learning_sets(config: Config, skip_bad: bool = False) -> tuple[list[SampleSe
     """The sets that train and the sets that validate.
 
     With `data.shots = "zero"` no real defect is in either: both use synthetic ones, painted
-    on good pictures of their own split. The test split is in neither.
+    on good pictures of their own split. What was accepted on the expert's page joins the
+    synthetic ones. The test split is in neither.
 
     Raises:
         DatasetError: synthetic defects are configured and not painted yet.
@@ -66,6 +70,13 @@ def learning_sets(config: Config, skip_bad: bool = False) -> tuple[list[SampleSe
         train.append(painted.split("train"))
         if config.data.shots == "zero":
             val.append(painted.split("val"))
+    accepted = studio_folder(config) / "accepted"
+    if (accepted / samples.RECORDS).is_file():
+        chosen = samples.load(accepted)
+        console.print(f"{len(chosen)} defects that were accepted on the expert's page join in", soft_wrap=True)
+        train.append(chosen.split("train"))
+        if config.data.shots == "zero":
+            val.append(chosen.split("val"))
     if not any(sample.label == DEFECT for part in train for sample in part):
         raise DatasetError(
             f"{config.data.root}: no defects to train on; expected real ones (data.shots = 'full') "
@@ -74,20 +85,34 @@ def learning_sets(config: Config, skip_bad: bool = False) -> tuple[list[SampleSe
     return train, val
 
 
-def generated_folder(config: Config) -> Path:
-    """Where `generate` leaves its sample set."""
-    return config.output / "generated"
+def generated_folder(config: Config, method: str | None = None) -> Path:
+    """Where `generate` leaves the sample set of a method, by default the config's."""
+    return config.output / "generated" / (method or config.generate.method)
 
 
-def generate(config: Config, skip_bad: bool = False) -> SampleSet:
+def studio_folder(config: Config) -> Path:
+    """Where the expert's page keeps its session and the accepted samples."""
+    return config.output / "studio"
+
+
+def tuned_folder(config: Config) -> Path:
+    """Where `tune` leaves the adapters of In&Out."""
+    return config.output / "tuned"
+
+
+def generate(config: Config, skip_bad: bool = False, restart: bool = False) -> SampleSet:
     """Paint `generate.count` defects on the good training pictures, and a fifth as many on
     validation pictures when no real defect may be used.
 
     Raises:
         DatasetError: no good pictures, or nothing to paint.
+        GenerationError: the method's model is missing or cannot paint.
     """
     require("cv2", "edge")
     from generation import generate as room
+    from generation import painters
+    from generation.plan import Draws
+    from generation.processes import Processes
 
     if config.generate.count == 0:
         raise DatasetError("generate.count = 0; expected the number of defects to paint; set it in [generate]")
@@ -97,9 +122,109 @@ def generate(config: Config, skip_bad: bool = False) -> SampleSet:
     counts = {"train": config.generate.count}
     if config.data.shots == "zero" and len(good.split("val")):
         counts["val"] = max(1, config.generate.count // 5)
-    painted = room.generate(good, config.generate, config.seed, generated_folder(config), counts)
-    record.write(generated_folder(config), config, real.hash(), seconds=round(time.monotonic() - started, 1))
+    draws = Draws(good, config.generate, config.seed, counts, real.labelled(DEFECT))
+    painter = painters.build(config.generate, tuned_folder(config))
+    target = generated_folder(config)
+    painted = room.generate(draws, painter, picture_features(config), target, restart)
+    if Processes.here().is_main and not (target / "run.json").is_file():  # else painted earlier: its record stands
+        record.write(target, config, real.hash(), seconds=round(time.monotonic() - started, 1))
     return painted
+
+
+def generated_result(config: Config) -> dict[str, Any]:
+    """What the last finished `generate` asked, painted, kept and rejected (reasons and counts)."""
+    return dict(json.loads((generated_folder(config) / "result.json").read_bytes()))
+
+
+def picture_features(config: Config) -> Any:
+    """What the quality gate measures pictures by.
+
+    Raises:
+        TrainingError: ResNet-50 features are asked for without weights.
+    """
+    if config.generate.quality.features == "pyramid":
+        from generation.quality import pyramid_features
+
+        return pyramid_features
+    require("torch", "workstation")
+    from training import features
+
+    return features.resnet50(config.teacher.weights, config.teacher.stride_in_1x1)
+
+
+def tune(config: Config, skip_bad: bool = False) -> Path:
+    """Fine-tune In&Out's model on the real training defects; returns the adapters' folder.
+
+    Raises:
+        DatasetError: no real defects, or `data.shots` forbids them.
+    """
+    require("peft", "workstation")
+    from generation.in_and_out import tune as room
+
+    if config.data.shots == "zero":
+        raise DatasetError(
+            'data.shots = "zero" forbids real defects, and tune learns from them; set data.shots = "full"'
+        )
+    positives = real_data(config, skip_bad).split("train").labelled(DEFECT)
+    return room.tune(config.generate, positives, config.seed, tuned_folder(config))
+
+
+def repaint(config: Config, name: str) -> tuple[Path, NDArray[np.uint8]]:
+    """Paint a generated picture again from its record.
+
+    Args:
+        name: its path in the set, such as images/00012.png, or its number.
+
+    Returns:
+        The picture on disk, and the same picture painted anew, `(h, w, 3)` uint8 BGR.
+
+    Raises:
+        DatasetError: no such picture, or it comes out differently.
+    """
+    from generation import generate as room
+
+    folder = generated_folder(config)
+    made = samples.load(folder)
+    wanted = f"images/{int(name):05d}.png" if name.isdigit() else name
+    found = [sample for sample in made if sample.image == wanted]
+    if not found:
+        raise DatasetError(f"{folder / wanted}: not in the set of {len(made)}; expected such as images/00000.png")
+    return folder / wanted, room.repaint(config.data.root, found[0]).image_bgr
+
+
+def sheet(config: Config, skip_bad: bool = False) -> Path:
+    """Lay normals, real defects and each method's pictures side by side; returns the picture's path.
+
+    Source: DIAG, figure 2.
+    """
+    from generation import sheet as room
+
+    real = real_data(config, skip_bad)
+    painted = {}
+    for method in METHODS:
+        if (generated_folder(config, method) / samples.RECORDS).is_file():
+            painted[method] = samples.load(generated_folder(config, method))
+    path = config.output / "generated" / "sheet.png"
+    samples.write_image(path, room.compare(real.split("train"), painted))
+    return path
+
+
+def studio(config: Config, skip_bad: bool, host: str, port: int, open_browser: bool) -> None:
+    """Serve the expert's page until Ctrl-C.
+
+    Raises:
+        DatasetError: no good pictures outside the test split.
+        OutputError: the port is taken, or the session's folder cannot be written to.
+    """
+    require("gradio", "workstation")
+    from generation.studio import page, parts
+
+    good = real_data(config, skip_bad).labelled(GOOD).where(lambda sample: sample.split != "test")
+    if not len(good):
+        raise DatasetError(f"{config.data.root}: no good pictures in train and val; expected at least one to paint on")
+    made = parts.assemble(config, good, studio_folder(config), tuned_folder(config), picture_features(config))
+    console.print(f"studio: http://{host}:{port}  (Ctrl-C ends it; everything is kept)", soft_wrap=True)
+    page.serve(made, host, port, open_browser)
 
 
 def train(config: Config, skip_bad: bool = False) -> Path:

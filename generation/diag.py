@@ -11,6 +11,7 @@ Source: "Exploiting Multimodal Latent Diffusion Models for Accurate Anomaly Dete
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -53,8 +54,8 @@ class DiagPainter:
         self._check_settings(kind)
         self._placement = pipelines.place(config, found)
         self._pipeline = pipelines.load(found, kind, self._placement, config)
-        park = config.memory == "low" and self._placement.device.type != "cpu"
-        self._words = prompts.Words(self._pipeline, config.guidance, SECTION, park)
+        self._park = config.memory == "low" and self._placement.device.type != "cpu"
+        self._words = prompts.Words(self._pipeline, config.guidance, SECTION, self._park)
         self._cell_px = _cell_px(self._pipeline)
         if config.size_px % self._cell_px:
             nearest = max(round(config.size_px / self._cell_px), 1) * self._cell_px
@@ -93,6 +94,21 @@ class DiagPainter:
             GenerationError: says what would be cut.
         """
         self._words.check(prompt, negative_prompt)
+
+    def adjusted(self, config: DiagConfig) -> DiagPainter:
+        """The same loaded model with other settings.
+
+        Args:
+            config: model, precision, memory, device and size_px as they are.
+
+        Raises:
+            GenerationError: a setting that the pipeline does not read.
+        """
+        other = copy.copy(self)
+        other._config = config
+        other._check_settings(type(self._pipeline))
+        other._words = prompts.Words(self._pipeline, config.guidance, SECTION, self._park)
+        return other
 
     def facts(self) -> dict[str, Any]:
         """Plain data that builds this painter again: model, its revision, settings, versions."""

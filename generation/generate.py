@@ -1,152 +1,366 @@
-"""`diagline generate`: a plan over good pictures, and a sample set with everything to paint it again.
+"""`diagline generate`: plan, paint, judge, keep; and paint again from a record.
 
-Picture `index` of a split depends on the seed, the split and the index alone, not on how many
-others are painted. Leaves out: the method itself (`memseg.py`) and what is done with the set.
+    NAME.part/plan.json      everything that decides the set, written before the first picture
+    NAME.part/calibration.json   the quality gate's thresholds
+    NAME.part/candidates/    SLOT-ATTEMPT.png, .mask.png and .json, the last written last
+    NAME/                    when all is painted: a sample set, `rejected/` (a sample set too, each
+                             with its reason), the plan, and `result.json`
+
+A run that stops at any moment goes on from its candidates and ends with the same set, whatever
+the number of processes: a batch is painted whole by one of them, and what is kept follows from
+the candidates alone. Leaves out: the methods, the plan's draws (`plan.py`), the gate's rules
+(`quality.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import asdict
+import json
+import math
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from diagline import console, files, samples
-from diagline.config import GenerateConfig
-from diagline.errors import DatasetError
-from diagline.samples import DEFECT, GOOD, IMAGE_SUFFIXES, SPLITS, Sample, SampleSet
-from generation.memseg import MemSegSettings, Painted, paint
+from diagline.errors import DatasetError, OutputError
+from diagline.samples import DEFECT, Sample, SampleSet
+from generation import painters, quality
+from generation.duplicates import Signature
+from generation.masks import decode_mask, encode_mask
+from generation.painting import Job, Painted, Painter
+from generation.plan import Draws, Entry
+from generation.processes import Processes
+from generation.quality import Calibration, Features
 
-METHOD = "memseg"
-_PICK, _PAINT = 0, 1  # two random streams a picture, so that a repaint need not pick again
+FORMAT = "diagline-plan-1"
+PLAN, CALIBRATION, RESULT, CANDIDATES, REJECTED = (
+    "plan.json", "calibration.json", "result.json", "candidates", "rejected",
+)  # fmt: skip
 
 
-def generate(
-    normals: SampleSet,
-    settings: GenerateConfig,
-    seed: int,
-    target: Path,
-    counts: Mapping[str, int] | None = None,
-) -> SampleSet:
-    """Paint defects on good pictures: `images/`, `masks/`, `samples.jsonl`.
-
-    Each picture's normal is drawn uniformly, with repeats, from the good pictures of its split, and
-    the new sample keeps that normal's split and group: no part stands on both sides.
+def generate(draws: Draws, painter: Painter, features: Features, target: Path, restart: bool = False) -> SampleSet:
+    """Paint the pictures of a plan; each new sample keeps its normal's split and group.
 
     Args:
-        normals: the line's pictures; defective ones in it are left alone.
-        counts: pictures to paint per split; None: `settings.count` for train.
+        draws: what is painted, on what.
+        painter: the method.
+        features: what the quality gate measures pictures by.
+        target: the set's folder; a set that is there stays until the new one is whole.
+        restart: throw away what an unfinished run with other settings left.
 
     Returns:
-        The set at `target`: label 1, source and kind "memseg".
+        The set at `target`: label 1; fewer samples than asked when the budget ended first.
 
     Raises:
-        DatasetError: nothing to paint, no good picture in a split, a textures folder without
-            pictures, or a picture that cannot be read.
-        OutputError: the folder cannot be written to.
+        DatasetError: a picture that cannot be read or painted on.
+        GenerationError: the model cannot paint it.
+        OutputError: the folder cannot be written to, or holds an unfinished run with other settings.
     """
-    counts = {"train": settings.count} if counts is None else counts
-    good = {split: normals.split(split).labelled(GOOD) for split in counts}
-    _check(normals, counts, good)
-    textures = _textures(settings.textures)
-    method = MemSegSettings(foreground=settings.foreground)
-    plan = [(split, index) for split in sorted(counts, key=SPLITS.index) for index in range(counts[split])]
-    records = []
-    with files.folder_aside(target) as root:
-        for running, (split, index) in enumerate(console.track(plan, "Painting defects")):
-            stream = [seed, SPLITS.index(split), index]
-            pick = np.random.default_rng([*stream, _PICK])
-            normal = good[split].samples[int(pick.integers(len(good[split])))]
-            texture = textures[int(pick.integers(len(textures)))] if textures else None
-            painted = _paint(normals.root / normal.image, texture, stream, method)
-            name, mask_name = f"images/{running:05d}.png", f"masks/{running:05d}.png"
-            samples.write_image(root / name, painted.image_bgr)
-            samples.write_image(root / mask_name, painted.mask)
-            provenance = {
-                "method": METHOD,
-                "seed": seed,
-                "index": index,
-                "stream": stream,
-                "normal": {"image": normal.image, "sha256": files.sha256_file(normals.root / normal.image)},
-                "texture": None if texture is None else {"image": str(texture), "sha256": files.sha256_file(texture)},
-                "settings": asdict(method),
-                "versions": {"numpy": np.__version__, "opencv": cv2.__version__},
-                "drawn": painted.facts,
-                "pixels_sha256": _pixels_sha256(painted),
-            }
-            records.append(Sample(name, mask_name, DEFECT, METHOD, normal.group, split, METHOD, provenance))
-        SampleSet(root, tuple(records)).save()
-    return SampleSet(target, tuple(records))
+    processes = Processes.here()
+    for prompt in draws.settings.prompts:
+        painter.check_words(prompt, draws.settings.negative_prompt)
+    plan = _plan(draws, painter)
+    if _same_plan(target / PLAN, plan) and (target / samples.RECORDS).is_file():
+        return samples.load(target)
+    work = target.with_name(target.name + ".part")
+    if processes.is_main:
+        _open(work, plan, restart)
+        if not (work / CALIBRATION).is_file():
+            files.write_json(work / CALIBRATION, _calibrate(draws, features).plain())
+    processes.wait()
+    run = _Run(
+        draws, painter, features, Calibration.from_plain(json.loads((work / CALIBRATION).read_bytes())), work, processes
+    )
+    kept, rejected = run.rounds(plan["entries"])
+    if processes.is_main:
+        _finish(target, run, plan, kept, rejected)
+    processes.wait()
+    return samples.load(target)
 
 
-def repaint(normals_root: Path, sample: Sample) -> NDArray[np.uint8]:
+def repaint(normals_root: Path, sample: Sample, painter: Painter | None = None) -> Painted:
     """Paint a generated picture again from its record.
 
     Args:
         normals_root: the folder of the good pictures it was painted on.
+        painter: the method of its record, when it is at hand; else it is built from the record.
 
     Returns:
-        `(h, w, 3)` uint8 BGR, equal to the generated picture bit for bit.
+        Equal to the generated picture and mask bit for bit.
 
     Raises:
-        DatasetError: not a picture of this method, its normal or texture is missing or changed,
-            or the installed libraries paint it differently.
+        DatasetError: no record, its normal or texture is missing or changed, or the installed
+            libraries or this device paint it differently.
+        GenerationError: its model is missing.
     """
     record = sample.provenance
-    if record is None or record.get("method") != METHOD:
-        raise DatasetError(f"{sample.image}: source {sample.source!r}; expected a {METHOD} picture with its record")
-    normal, texture = _unchanged(normals_root, record["normal"]), None
-    if record["texture"] is not None:
-        texture = _unchanged(Path(), record["texture"])
-    painted = _paint(normal, texture, record["stream"], MemSegSettings(**record["settings"]))
-    if _pixels_sha256(painted) != record["pixels_sha256"]:
+    if record is None or "pixels_sha256" not in record:
+        raise DatasetError(f"{sample.image}: source {sample.source!r}; expected a generated picture with its record")
+    normal_bgr = samples.read_image(_unchanged(normals_root, record["normal"]))
+    texture = record.get("texture")
+    job = Job(
+        normal_bgr,
+        None if record.get("mask_png") is None else decode_mask(record["mask_png"]),
+        tuple(record["stream"]),
+        record.get("prompt", ""),
+        record.get("negative_prompt", ""),
+        None if texture is None else samples.read_image(_unchanged(Path(), texture)),
+        None if record.get("region_png") is None else decode_mask(record["region_png"]),
+    )
+    batch = record["drawn"].get("batch", {"size": 1, "place": 0})
+    painted = (painter or painters.rebuild(record)).paint([job] * batch["size"])[batch["place"]]
+    if pixels_sha256(painted) != record["pixels_sha256"]:
         made = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
         raise DatasetError(
-            f"{sample.image}: painted differently by numpy {np.__version__}, opencv {cv2.__version__}; "
-            f"expected the libraries of its record; install {made}"
+            f"{sample.image}: painted differently here; expected the libraries and the device of its record: "
+            f"{made}, {record.get('device', 'cpu')}"
         )
-    return painted.image_bgr
+    return painted
 
 
-def _paint(normal: Path, texture: Path | None, stream: list[int], method: MemSegSettings) -> Painted:
-    image = samples.read_image(normal)
-    texture_bgr = None if texture is None else samples.read_image(texture)
-    try:
-        return paint(image, np.random.default_rng([*stream, _PAINT]), method, texture_bgr)
-    except DatasetError as error:
-        raise DatasetError(f"{normal}: {error}") from error
+def provenance(painter: Painter, job: Job, painted: Painted, normal: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything needed to paint a picture again.
+
+    Args:
+        normal: `image`, its path below the normals' root, and its `sha256`.
+    """
+    return {
+        **painter.facts(),
+        "seed": job.stream[0],
+        "stream": list(job.stream),
+        "normal": dict(normal),
+        "texture": None,
+        "prompt": job.prompt,
+        "negative_prompt": job.negative_prompt,
+        "mask_png": None if job.mask is None else encode_mask(job.mask),
+        "region_png": None if job.region is None else encode_mask(job.region),
+        "drawn": painted.facts,
+        "pixels_sha256": pixels_sha256(painted),
+    }
 
 
-def _check(normals: SampleSet, counts: Mapping[str, int], good: Mapping[str, SampleSet]) -> None:
-    for split, count in counts.items():
-        if split not in SPLITS or count < 0:
-            raise DatasetError(f"{split}: {count} pictures to paint; expected a split and a count from 0")
-    if not sum(counts.values()):
-        raise DatasetError("generate.count = 0: no defects to paint; expected 1 or more; set it in [generate]")
-    for split, count in counts.items():
-        if count and not len(good[split]):
-            raise DatasetError(
-                f"{normals.root}: no good pictures in split {split}; expected at least one to paint on; "
-                f"check the layout and the split"
+def pixels_sha256(painted: Painted) -> str:
+    """SHA-256 over the pixels of picture and mask."""
+    mask = b"" if painted.mask is None else painted.mask.tobytes()
+    return hashlib.sha256(painted.image_bgr.tobytes() + mask).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A painted picture on disk, and what its record says."""
+
+    stem: Path
+    record: dict[str, Any]
+
+    @property
+    def entry(self) -> Entry:
+        return dict(self.record["entry"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run: its parts, and the flow from candidates to a decision."""
+
+    draws: Draws
+    painter: Painter
+    features: Features
+    calibration: Calibration
+    work: Path
+    processes: Processes
+
+    def rounds(self, first: Sequence[Entry]) -> tuple[list[_Candidate], list[tuple[_Candidate, str]]]:
+        """Paint every slot, then those that were rejected again, until all pass or the budget ends.
+
+        Returns:
+            The kept candidates in slot order, and the rejected with their reasons.
+        """
+        gate = self.draws.settings.quality
+        left = math.ceil(gate.budget * len(first))
+        seen = self.calibration.duplicates()
+        if not self.painter.keeps_outside:  # it may paint whole pictures, and copy one that it was tuned on
+            for path in self.draws.originals():
+                seen.add(path.name, self.calibration.signature(samples.read_image(path)))
+        kept: dict[int, _Candidate] = {}
+        rejected: list[tuple[_Candidate, str]] = []
+        attempt, entries = 0, list(first)
+        while entries:
+            self._paint(entries, "Painting defects" if attempt == 0 else f"Painting again ({attempt})")
+            self.processes.wait()
+            for entry in entries:
+                candidate = self._read(entry)
+                reason = _judge(candidate, seen) if gate.gate else None
+                if reason is None:
+                    kept[entry["slot"]] = candidate
+                else:
+                    rejected.append((candidate, reason))
+            left -= len(entries)
+            attempt += 1
+            pending = [entry["slot"] for entry in entries if entry["slot"] not in kept]
+            entries = [self.draws.entry(slot, attempt) for slot in pending[: max(left, 0)]]
+        return [kept[slot] for slot in sorted(kept)], rejected
+
+    def _paint(self, entries: Sequence[Entry], what: str) -> None:
+        """Paint this process's batches of which a candidate is missing."""
+        size = self.painter.batch_size
+        batches = [entries[start : start + size] for start in range(0, len(entries), size)]
+        mine = [batch for batch in self.processes.share(batches) if not all(map(self._is_painted, batch))]
+        for batch in console.track(mine, what):
+            jobs = [self.draws.load(entry) for entry in batch]
+            try:
+                painted = self.painter.paint(jobs)
+            except DatasetError as error:
+                names = ", ".join(str(self.draws.normals.root / entry["normal"]) for entry in batch)
+                raise DatasetError(f"{names}: {error}") from error
+            for entry, job, one in zip(batch, jobs, painted, strict=True):
+                self._write(entry, job, one)
+
+    def _write(self, entry: Entry, job: Job, painted: Painted) -> None:
+        root = self.draws.normals.root
+        normal = {"image": entry["normal"], "sha256": files.sha256_file(root / entry["normal"])}
+        facts = {**provenance(self.painter, job, painted, normal), "index": entry["index"], "entry": entry}
+        if entry["texture"] is not None:
+            facts["texture"] = {"image": entry["texture"], "sha256": files.sha256_file(Path(entry["texture"]))}
+        scores = quality.score(job, painted, self.calibration, self.features, self.painter.keeps_outside)
+        plain = scores.plain()
+        stem = self._stem(entry)
+        samples.write_image(stem.with_suffix(".png"), painted.image_bgr)
+        if painted.mask is not None:
+            samples.write_image(stem.with_suffix(".mask.png"), painted.mask)
+        body = {
+            "entry": entry,
+            "has_mask": painted.mask is not None,
+            "provenance": {**facts, "scores": {name: value for name, value in plain.items() if name != "signature"}},
+            "signature": plain["signature"],
+            "reason": quality.judge(scores, self.calibration, self.draws.settings.quality, self.painter.keeps_outside),
+        }
+        files.write_json(stem.with_suffix(".json"), body)
+
+    def _stem(self, entry: Entry) -> Path:
+        return self.work / CANDIDATES / f"{entry['slot']:05d}-{entry['attempt']}"
+
+    def _is_painted(self, entry: Entry) -> bool:
+        return self._stem(entry).with_suffix(".json").is_file()
+
+    def _read(self, entry: Entry) -> _Candidate:
+        stem = self._stem(entry)
+        return _Candidate(stem, json.loads(stem.with_suffix(".json").read_bytes()))
+
+
+def _judge(candidate: _Candidate, seen: quality.Duplicates) -> str | None:
+    """Why a candidate is not kept; the order of the calls decides which of two equals is."""
+    reason: str | None = candidate.record["reason"]
+    if reason is not None:
+        return reason
+    signature = Signature.from_plain(candidate.record["signature"])
+    twin = seen.find(signature)
+    if twin is not None:
+        return f"near-duplicate: correlation {twin[1]:.3f} with {twin[0]}"
+    seen.add(f"slot {candidate.entry['slot']}", signature)
+    return None
+
+
+def _plan(draws: Draws, painter: Painter) -> dict[str, Any]:
+    """Everything that decides the set, as JSON reads it back."""
+    used = draws.normals.where(lambda sample: draws.counts.get(sample.split, 0) > 0)
+    plan = {
+        "format": FORMAT,
+        "painter": painter.facts(),
+        "batch_size": painter.batch_size,
+        "seed": draws.seed,
+        "counts": draws.counts,
+        "normals_sha256": used.hash(),
+        "quality": asdict(draws.settings.quality),
+        "entries": draws.first(),
+    }
+    return dict(json.loads(json.dumps(plan)))
+
+
+def _same_plan(path: Path, plan: Mapping[str, Any]) -> bool:
+    return path.is_file() and json.loads(path.read_bytes()) == plan
+
+
+def _open(work: Path, plan: Mapping[str, Any], restart: bool) -> None:
+    path = work / PLAN
+    if restart:
+        shutil.rmtree(work, ignore_errors=True)
+    if path.is_file():
+        before = json.loads(path.read_bytes())
+        other = sorted(key for key in plan.keys() | before.keys() if plan.get(key) != before.get(key))
+        if other:
+            raise OutputError(
+                f"{work}: holds an unfinished run that differs in {', '.join(other)}; expected the same settings; "
+                f"finish it with its own, or throw it away with --restart"
             )
+    files.write_json(path, plan)
 
 
-def _textures(folder: Path | None) -> list[Path]:
-    if folder is None:
-        return []
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    if not found:
-        what = "holds no pictures" if folder.is_dir() else "not a folder"
-        raise DatasetError(
-            f"generate.textures = {str(folder)!r}: {what}; expected texture pictures, such as DTD's; "
-            f"or leave the key out to paint from the parts themselves"
+def _calibrate(draws: Draws, features: Features) -> Calibration:
+    """Thresholds from good pictures of the splits that are painted on."""
+    settings = draws.settings.quality
+    pool = [sample for sample in draws.normals if draws.counts.get(sample.split) and sample.label != DEFECT]
+    order = np.random.default_rng([draws.seed, 0]).permutation(len(pool))[: settings.calibration_images]
+    shown = console.track([pool[place] for place in order], "Measuring good pictures")
+    normals = [draws.normals.read_image(sample) for sample in shown]
+    return quality.calibrate(normals, features, settings, draws.seed)
+
+
+def _finish(
+    target: Path,
+    run: _Run,
+    plan: Mapping[str, Any],
+    kept: Sequence[_Candidate],
+    rejected: Sequence[tuple[_Candidate, str]],
+) -> None:
+    with files.folder_aside(target) as root:
+        _gather(root, run, [(one, f"{one.entry['slot']:05d}", None) for one in kept])
+        _gather(
+            root / REJECTED,
+            run,
+            [(one, f"{one.entry['slot']:05d}-{one.entry['attempt']}", reason) for one, reason in rejected],
         )
-    return found
+        reasons = Counter(reason.partition(":")[0] for _, reason in rejected)
+        result = {
+            "asked": len(plan["entries"]),
+            "kept": len(kept),
+            "painted": len(kept) + len(rejected),
+            "rejected": dict(sorted(reasons.items())),
+        }
+        files.write_json(root / RESULT, result)
+        shutil.copy(run.work / CALIBRATION, root / CALIBRATION)
+        shutil.copy(run.work / PLAN, root / PLAN)
+    shutil.rmtree(run.work, ignore_errors=True)
+
+
+def _gather(root: Path, run: _Run, candidates: Sequence[tuple[_Candidate, str, str | None]]) -> None:
+    """A sample set of candidates: their files linked, their records gathered."""
+    records = []
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for candidate, name, reason in candidates:
+        normal = run.draws.normal(candidate.entry)
+        image, mask = f"images/{name}.png", f"masks/{name}.png" if candidate.record["has_mask"] else None
+        _link(candidate.stem.with_suffix(".png"), root / image)
+        if mask is not None:
+            _link(candidate.stem.with_suffix(".mask.png"), root / mask)
+        facts = dict(candidate.record["provenance"])
+        if reason is not None:
+            facts["rejected"] = reason
+        kind = candidate.entry["mask"].get("kind", run.painter.name)
+        records.append(Sample(image, mask, DEFECT, kind, normal.group, normal.split, run.painter.name, facts))
+    SampleSet(root, tuple(records)).save()
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
 
 
 def _unchanged(root: Path, record: Mapping[str, Any]) -> Path:
@@ -156,7 +370,3 @@ def _unchanged(root: Path, record: Mapping[str, Any]) -> Path:
     if files.sha256_file(path) != record["sha256"]:
         raise DatasetError(f"{path}: changed since the defect was painted on it; restore the picture, or generate anew")
     return path
-
-
-def _pixels_sha256(painted: Painted) -> str:
-    return hashlib.sha256(painted.image_bgr.tobytes() + painted.mask.tobytes()).hexdigest()

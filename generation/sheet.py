@@ -5,12 +5,14 @@ What the report and `--sheet` show people. Leaves out: choosing the pictures.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from diagline.samples import DEFECT, GOOD, SampleSet
 
 Image = NDArray[np.uint8]
 _PAPER, _INK, _GAP_PX = 250, (40, 40, 40), 6
@@ -44,6 +46,30 @@ def sheet(rows: Sequence[tuple[str, Sequence[Image]]], tile_height_px: int = 132
     width_px = max(strip.shape[1] for strip in strips) + _GAP_PX
     padded = [_pad(strip, right=width_px - strip.shape[1] - _GAP_PX, left=_GAP_PX) for strip in strips]
     return _pad(np.concatenate(padded), below=_GAP_PX)
+
+
+def compare(real: SampleSet, painted: Mapping[str, SampleSet], shown: int = 12) -> Image:
+    """Normals, real defects and each method's pictures, side by side, masks below those that have them.
+
+    Args:
+        real: the line's own pictures.
+        painted: a generated set per method; a method without pictures is left out.
+        shown: pictures a row, spread evenly over each set.
+
+    Source: DIAG, figure 2.
+    """
+    rows: list[tuple[str, list[Image]]] = []
+    sets = {"normal": real.labelled(GOOD), "real defects": real.labelled(DEFECT), **painted}
+    for name, one in sets.items():
+        if not len(one):
+            continue
+        step = max(1, len(one) // shown)
+        chosen = one.samples[::step][:shown]
+        rows.append((f"{name}: {len(chosen)} of {len(one)}", [one.read_image(sample) for sample in chosen]))
+        if any(sample.mask for sample in chosen) and name != "normal":
+            masks = [one.read_mask(sample) for sample in chosen if sample.mask is not None]
+            rows.append((f"{name}: masks", masks))
+    return sheet(rows)
 
 
 def outline(image_bgr: Image, mask: Image, bgr: tuple[int, int, int] = (40, 40, 230)) -> Image:

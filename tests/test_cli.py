@@ -12,17 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tiny_line import Diagline, Line, Outcome, paint_parts, write_config
-
-
-def refused(outcome: Outcome, *named: object) -> None:
-    """Exit code 2, and a single line on stderr that names each of these."""
-    assert outcome.code == 2, outcome
-    lines = [text for text in outcome.err.splitlines() if text.startswith("error: ")]
-    assert len(lines) == 1, outcome.err
-    assert "Traceback" not in outcome.err
-    for name in named:
-        assert str(name) in lines[0]
+from tiny_line import Diagline, Line, paint_parts, refused, write_config
 
 
 def leftovers(folder: Path) -> list[Path]:

@@ -184,3 +184,64 @@ def test_the_tiny_twin_writes_beside_the_full_run_unless_told_where(tmp_path):
     assert config.load(path).output == Path("runs/a")
     assert config.load(path, (), True).output == Path("runs/a-tiny")
     assert config.load(path, ('output="here"',), True).output == Path("here")
+
+
+def test_a_profiles_values_lie_below_the_files_own(written):
+    text = BASE.replace(
+        "[teacher]", '[generate]\nmethod = "diag"\nprompts = ["rust"]\n[generate.diag]\nsteps = 5\n[teacher]'
+    )
+    line = config.load(written(text), profile="paper")
+    diag = line.generate.diag
+    assert (line.seed, line.generate.prompts, diag.steps) == (7, ("rust",), 5), "the file's own keys win"
+    assert (diag.guidance, diag.strength, diag.padding_px, diag.paste) == (20.0, 0.99, 2, "pipeline")
+    assert (diag.resize_width_px, diag.resize_height_px, diag.batch_size, diag.size_px) == (224, 632, 1, 1024)
+    assert (line.generate.masks, line.generate.spread, line.generate.quality.gate) == ("real", "uniform", False)
+    assert line.generate.negative_prompt == "smooth, plain, black, dark, shadow"
+    named = config.load(written('profile = "paper"\n' + text))
+    assert named == line
+    corrected = config.load(written(text))
+    assert corrected.generate.diag.paste == "masked" and corrected.generate.quality.gate
+
+
+def test_an_unknown_profile_names_the_nearest(written):
+    assert "profile = 'papers'; expected one of corrected, paper" in refused(written('profile = "papers"\n' + BASE))
+
+
+def test_lists_are_read_and_each_item_is_checked(written):
+    text = BASE.replace("[teacher]", '[generate]\nprompts = ["a scratch", "rust"]\n[teacher]')
+    line = config.load(written(text))
+    assert line.generate.prompts == ("a scratch", "rust")
+    assert line.plain()["generate"]["prompts"] == ["a scratch", "rust"]
+    json.dumps(line.plain())
+    for new, said in (
+        ('prompts = "rust"', "generate.prompts = 'rust'; expected a list"),
+        ("prompts = [3]", "generate.prompts = 3; expected str"),
+        ('prompts = [" "]', "generate.prompts holds an empty prompt"),
+    ):
+        assert said in refused(written(BASE.replace("[teacher]", f"[generate]\n{new}\n[teacher]")))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("generate.diag.paste=all", "generate.diag.paste = 'all'; expected one of masked, pipeline"),
+        ("generate.diag.strength=0", "generate.diag.strength = 0.0; expected 0.01 to 1.0"),
+        ("generate.diag.resize_width_px=224", "resize_height_px = 0; expected both"),
+        ("generate.in_and_out.in_share=1.5", "generate.in_and_out.in_share = 1.5"),
+        ('generate.shapes.kinds=["scrach"]', "generate.shapes.kinds = 'scrach'; expected one of"),
+        ("generate.shapes.kinds=[]", "generate.shapes.kinds is empty"),
+        ("generate.quality.budget=0.5", "generate.quality.budget = 0.5; expected 1.0 to 1000.0"),
+        ("generate.tune.rank=0", "generate.tune.rank = 0; expected 1 to 1024"),
+        ("generate.masks=pearl", "generate.masks = 'pearl'; expected one of auto, perlin, real, shapes, regions"),
+    ],
+)
+def test_values_of_the_generation_sections_are_checked(override, said, written):
+    assert said in refused(written(), override)
+
+
+def test_auto_masks_are_perlins_for_superimposed_defects_and_shapes_for_inpainted_ones(written):
+    found = {
+        method: config.load(written(), (f"generate.method={method}",)).generate.mask_source for method in config.METHODS
+    }
+    assert found == {"memseg": "perlin", "in_and_out": "perlin", "diag": "shapes"}
+    assert config.load(written(), ("generate.masks=real",)).generate.mask_source == "real"

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from generation.sheet import outline, sheet
+from diagline import samples
+from diagline.samples import DEFECT, GOOD, Sample, SampleSet
+from generation.sheet import compare, outline, sheet
 
 
 def tile(height_px: int, width_px: int, bgr: tuple[int, int, int]) -> np.ndarray:
@@ -53,3 +57,25 @@ def test_an_outline_leaves_the_defect_itself_as_it_is() -> None:
     assert (drawn[mask > 0] == 90).all()
     assert area(drawn, (40, 40, 230)) == 7 * 7 - 5 * 5
     assert (image == 90).all()
+
+
+def test_normals_real_defects_and_each_method_stand_side_by_side(tmp_path: Path) -> None:
+    def one(name: str, bgr: tuple[int, int, int], label: int, count: int, masked: bool = False) -> SampleSet:
+        records = []
+        for number in range(count):
+            samples.write_image(tmp_path / name / f"{number}.png", tile(30, 20, bgr))
+            if masked:
+                samples.write_image(tmp_path / name / f"{number}m.png", tile(30, 20, (255, 255, 255))[:, :, 0])
+            mask = f"{number}m.png" if masked else None
+            records.append(Sample(f"{number}.png", mask, label, name, f"{name}{number}", "train", name))
+        return SampleSet(tmp_path / name, tuple(records))
+
+    green, red, blue = (0, 200, 0), (0, 0, 255), (255, 0, 0)
+    good = one("good", green, GOOD, 30)
+    shown = compare(
+        good, {"memseg": one("memseg", red, DEFECT, 5, masked=True), "in_and_out": one("i", blue, DEFECT, 2)}
+    )
+    tile_px = 132 * 88
+    assert area(shown, green) == 12 * tile_px and area(shown, red) == 5 * tile_px and area(shown, blue) == 2 * tile_px
+    assert area(shown, (255, 255, 255)) >= 5 * tile_px
+    assert compare(good, {}).shape[0] < shown.shape[0]

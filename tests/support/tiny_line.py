@@ -47,6 +47,16 @@ class Outcome:
 Diagline = Callable[..., Outcome]
 
 
+def refused(outcome: Outcome, *named: object) -> None:
+    """Exit code 2, and a single line on stderr that names each of these."""
+    assert outcome.code == 2, outcome
+    lines = [text for text in outcome.err.splitlines() if text.startswith("error: ")]
+    assert len(lines) == 1, outcome.err
+    assert "Traceback" not in outcome.err
+    for name in named:
+        assert str(name) in lines[0]
+
+
 def paint_parts(folder: Path, good: int = 24, bad: int = 16, seed: int = 0) -> Path:
     """`good/` and `bad/`: grey noise, the bad ones with a dark bar."""
     rng = np.random.default_rng(seed)

@@ -1,0 +1,160 @@
+"""`diagline generate` as a user meets it: every method, killed and resumed, on several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from tiny_line import Diagline, paint_parts, refused, write_config
+
+from diagline import samples
+
+WORDS = ("--set", 'generate.prompts=["white crack"]')
+SMALL = (
+    "--set", "generate.diag.size_px=32", "--set", "generate.diag.steps=2", "--set", "generate.diag.batch_size=2",
+    "--set", "generate.in_and_out.size_px=32", "--set", "generate.in_and_out.steps=2",
+)  # fmt: skip
+NO_GATE = ("--set", "generate.quality.gate=false")
+
+
+@pytest.fixture(scope="module")
+def inpainting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import tiny_diffusion
+
+    return tiny_diffusion.save_sdxl_inpaint(tmp_path_factory.mktemp("models") / "sdxl")
+
+
+@pytest.fixture(scope="module")
+def text_to_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import tiny_diffusion
+
+    return tiny_diffusion.save_sd15(tmp_path_factory.mktemp("models") / "sd15")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return write_config(tmp_path / "line.toml", paint_parts(tmp_path / "data"), tmp_path / "out")
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-c", "from diagline.cli import main; main()", *(str(argument) for argument in arguments)]
+
+
+def test_each_method_paints_says_what_the_gate_kept_and_stands_on_one_sheet(
+    config: Path, inpainting: Path, text_to_image: Path, diagline: Diagline, tmp_path: Path
+) -> None:
+    made = diagline("generate", config, "--json")
+    assert made.code == 0, made.err
+    result = json.loads(made.out)
+    assert result["kept"] == len(samples.load(tmp_path / "out" / "generated" / "memseg")) > 0
+    if result["rejected"]:
+        assert f"kept {result['kept']} of {result['painted']} painted" in made.err
+    for method, model in (("diag", inpainting), ("in_and_out", text_to_image)):
+        made = diagline(
+            "generate", config, "--method", method, "--model", model, "--count", 3, *WORDS, *SMALL, *NO_GATE, "--sheet"
+        )
+        assert made.code == 0, made.err
+        painted = samples.load(tmp_path / "out" / "generated" / method)
+        assert painted.counts() == {("train", kind): n for (_, kind), n in painted.counts().items()}
+        assert len(painted) == 3 and {sample.source for sample in painted} == {method}
+        assert all(sample.provenance["prompt"] == "white crack" for sample in painted)
+    sheet = samples.read_image(tmp_path / "out" / "generated" / "sheet.png")
+    assert sheet.shape[0] > 5 * 132
+
+
+@pytest.mark.parametrize("method", ["memseg", "diag", "in_and_out"])
+def test_a_picture_is_painted_again_from_its_record_bit_for_bit(
+    method: str, config: Path, inpainting: Path, text_to_image: Path, diagline: Diagline, tmp_path: Path
+) -> None:
+    model = {"memseg": (), "diag": ("--model", inpainting), "in_and_out": ("--model", text_to_image)}[method]
+    assert diagline("generate", config, "--method", method, *model, "--count", 3, *WORDS, *SMALL, *NO_GATE).code == 0
+    folder = tmp_path / "out" / "generated" / method
+    for number in range(3):
+        again = diagline("repaint", config, number, "--method", method, "--output", tmp_path / "again.png")
+        assert again.code == 0, again.err
+        assert np.array_equal(
+            samples.read_image(tmp_path / "again.png"), samples.read_image(folder / f"images/{number:05d}.png")
+        )
+    refused(diagline("repaint", config, 77, "--method", method), "images/00077.png", "not in the set of 3")
+
+
+@pytest.mark.parametrize("method", ["diag", "in_and_out"])
+def test_a_missing_model_is_named_with_its_size_licence_and_the_way_to_get_it(
+    method: str, config: Path, diagline: Diagline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    model = {
+        "diag": "diffusers/stable-diffusion-xl-1.0-inpainting-0.1",
+        "in_and_out": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    }[method]
+    outcome = diagline("generate", config, "--method", method, *WORDS)
+    refused(outcome, model, "GB", "OpenRAIL", f"hf download {model}", "--model PATH")
+    assert not (tmp_path / "out" / "generated").exists(), "another method must not step in"
+
+
+def test_words_and_models_that_do_not_fit_the_method_are_refused(
+    config: Path, inpainting: Path, diagline: Diagline
+) -> None:
+    refused(diagline("generate", config, "--model", inpainting), "memseg uses no model")
+    refused(diagline("generate", config, "--method", "diag", "--model", inpainting), "generate.prompts is empty")
+    long = ("--set", f'generate.prompts=["{"crack " * 90}"]')
+    refused(diagline("generate", config, "--method", "diag", "--model", inpainting, *long, *SMALL), "crack", "77")
+    refused(diagline("generate", config, "--method", "sdxl"), "generate.method", "memseg, in_and_out, diag")
+    refused(diagline("generate", config, "--profile", "papre"), "profile = 'papre'", "paper")
+
+
+def test_tuning_needs_leave_to_use_real_defects(config: Path, diagline: Diagline) -> None:
+    refused(diagline("tune", config, "--set", "data.shots=zero"), 'data.shots = "zero"', "full")
+
+
+@pytest.mark.parametrize("method", ["memseg", "diag"])
+def test_a_run_killed_and_resumed_ends_with_the_same_set(
+    method: str, config: Path, inpainting: Path, diagline: Diagline, tmp_path: Path
+) -> None:
+    options = ("--method", method, "--count", 40 if method == "memseg" else 8, *WORDS, *SMALL, *NO_GATE)
+    if method == "diag":
+        options = (*options, "--model", inpainting)
+    output = ("--set", f'output="{tmp_path}/killed"')
+    candidates = tmp_path / "killed" / "generated" / f"{method}.part" / "candidates"
+    with subprocess.Popen(command("generate", config, *options, *output), stderr=subprocess.DEVNULL) as process:
+        while len(list(candidates.glob("*.json"))) < 2 and process.poll() is None:
+            os.sched_yield()
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    finished = {path.name: path.stat().st_mtime_ns for path in candidates.glob("*.json")}
+    for path in candidates.glob("[0-9]*.png"):
+        assert cv2.imread(str(path)) is not None, "a half-written picture"
+    assert not (tmp_path / "killed" / "generated" / method).exists()
+    assert finished
+    assert diagline("generate", config, *options, *output).code == 0
+    assert diagline("generate", config, *options).code == 0
+    killed = samples.load(tmp_path / "killed" / "generated" / method)
+    whole = samples.load(tmp_path / "out" / "generated" / method)
+    assert killed.hash() == whole.hash() and len(whole) == options[3]
+
+
+def test_two_processes_under_accelerate_paint_the_same_set_as_one(
+    config: Path, inpainting: Path, diagline: Diagline, tmp_path: Path
+) -> None:
+    options = ("--method", "diag", "--model", inpainting, "--count", 6, *WORDS, *SMALL)
+    output = ("--set", f'output="{tmp_path}/two"')
+    launch = [
+        str(Path(sys.executable).with_name("accelerate")), "launch", "--multi_gpu", "--num_processes", "2",
+        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "diagline.cli",
+    ]  # fmt: skip
+    arguments = [str(argument) for argument in ("generate", config, *options, *output)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, *arguments], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    alone = subprocess.run(command("generate", config, *options), capture_output=True, text=True, env=environment)
+    assert alone.returncode == 0, alone.stderr
+    two, one = (samples.load(tmp_path / name / "generated" / "diag") for name in ("two", "out"))
+    assert two.hash() == one.hash()
+    assert done.stderr.count("defect pictures in") == 1, "only one process speaks"
