@@ -1,0 +1,198 @@
+"""What the page's own parts show: plain data and HTML made of the session.
+
+Pure functions, so that they are tested without a browser. Leaves out: layout and events (`page.py`).
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from diagline.samples import Sample, SampleSet, read_image
+from generation.painting import Image
+from generation.studio import pictures
+from generation.studio.prompt_book import Entry
+from generation.studio.session import Candidate, Session
+from generation.studio.worker import Status
+
+NORMALS_A_PAGE = 24
+WALL = 48
+BOOK_PICTURES = 6
+FILTERS = ("to judge", "accepted", "rejected", "all")
+_DECISIONS: dict[str, tuple[str | None, ...]] = {
+    "to judge": (None,),
+    "accepted": ("accepted",),
+    "rejected": ("rejected",),
+    "all": (None, "accepted", "rejected"),
+}
+
+
+def normals_page(normals: SampleSet, search: str, page: int, chosen: str) -> tuple[str, int, int]:
+    """One page of good pictures as HTML, the page's number within bounds, and how many there are."""
+    found = [sample for sample in normals if search.strip().lower() in sample.image.lower()]
+    pages = max(1, -(-len(found) // NORMALS_A_PAGE))
+    page = min(max(page, 0), pages - 1)
+    here = found[page * NORMALS_A_PAGE : (page + 1) * NORMALS_A_PAGE]
+    tiles = [
+        _tile(sample.image, _normal_thumb(normals, sample), sample.image.rsplit("/", 1)[-1], sample.image == chosen)
+        for sample in here
+    ]
+    return _wall(tiles, "no picture has that name"), page, pages
+
+
+def board(session: Session, normals: SampleSet) -> dict[str, Any]:
+    """The drawing board: the chosen normal and the mask that is being drawn on it."""
+    name = session.form.normal
+    sample = next((one for one in normals if one.image == name), None)
+    if sample is None:
+        return {"normal": "", "image": ""}
+    image = normals.read_image(sample)
+    mask = session.mask()
+    return {
+        "normal": name,
+        "image": pictures.whole(image),
+        "width": image.shape[1],
+        "height": image.shape[0],
+        "mask": None if mask is None or mask.shape != image.shape[:2] else pictures.whole(mask),
+    }
+
+
+def wanted(candidates: Sequence[Candidate], which: str) -> list[Candidate]:
+    """The candidates of a filter, newest first."""
+    return [one for one in reversed(candidates) if one.decision in _DECISIONS[which]]
+
+
+def candidates_wall(session: Session, which: str, chosen: int | None) -> str:
+    """Small pictures of the candidates of a filter."""
+    found = wanted(session.candidates(), which)
+    tiles = [
+        _tile(
+            str(one.number),
+            _candidate_thumb(session, one.number),
+            f"#{one.number} {one.kind or one.method}",
+            one.number == chosen,
+            one.decision or "",
+            one.reason is not None,
+        )
+        for one in found[:WALL]
+    ]
+    more = f"<p>and {len(found) - WALL} older ones</p>" if len(found) > WALL else ""
+    return _wall(tiles, "nothing here: paint something, or look at another list") + more
+
+
+def viewer(session: Session, number: int | None) -> dict[str, Any]:
+    """Before and after of one candidate."""
+    one = next((one for one in session.candidates() if one.number == number), None)
+    if one is None:
+        return {"number": -1}
+    after, before = session.image(one.number), session.normal_image(one.number)
+    mask = session.candidate_mask(one.number)
+    decided = f"{one.decision} by {one.person}" if one.decision else "to judge"
+    return {
+        "number": one.number,
+        "before": pictures.whole(before),
+        "after": pictures.whole(after),
+        "outline": None if mask is None else pictures.outline(mask),
+        "box": None if mask is None else pictures.box(mask),
+        "width": after.shape[1],
+        "height": after.shape[0],
+        "title": f"#{one.number} {one.kind or one.method}",
+        "words": "" if one.method == "memseg" else one.prompt,
+        "advice": advice(one),
+        "doubtful": one.reason is not None,
+        "decided": decided,
+        "decision": one.decision or "",
+    }
+
+
+def advice(one: Candidate) -> str:
+    """The quality gate's word on a candidate."""
+    if one.reason is not None:
+        return f"the gate would reject it: {one.reason}"
+    names = (("visibility", "change {:.1f} times what good surface shows"), ("distance", "distance {:.2f}"))
+    said = [text.format(one.scores[name]) for name, text in names if one.scores.get(name) is not None]
+    return "the gate would keep it: " + ", ".join(said) if said else ""
+
+
+def progress(status: Status) -> str:
+    """The state of the work, with its bar and estimate."""
+    error = f'<div class="bad">{html.escape(status.error)}</div>' if status.error else ""
+    left = f", about {status.left_s:.0f} s left" if status.running and status.left_s is not None else ""
+    share = 100 * status.done / status.total if status.total else 0
+    bar = f'<div class="line"><i style="width:{share:.0f}%"></i></div>' if status.total else ""
+    count = f" {status.done} of {status.total}" if status.running else ""
+    state = "running" if status.running else "idle"
+    return f'<div data-state="{state}">{html.escape(status.words)}{count}{left}{bar}{error}</div>'
+
+
+def refusal(message: str) -> str:
+    """One line that says what is wrong, where the progress stands otherwise."""
+    return f'<div data-state="refused"><span class="bad">{html.escape(" ".join(message.split()))}</span></div>'
+
+
+def book(session: Session, entries: Sequence[Entry]) -> str:
+    """The prompt book as a table; a row's button puts its words into the form."""
+    if not entries:
+        return "<p>Every prompt that was tried will stand here with its share of accepted pictures.</p>"
+    rows = "".join(_row(session, place, entry) for place, entry in enumerate(entries))
+    head = "".join(f"<th>{name}</th>" for name in ("prompt", "accepted", "of judged", "painted", "pictures", ""))
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _row(session: Session, place: int, entry: Entry) -> str:
+    judged = entry.accepted + entry.rejected
+    rate = "" if entry.rate is None else f"{entry.rate:.0%}"
+    bar = ""
+    if entry.rate is not None:
+        spread = f'<u style="left:{entry.low:.0%};width:{entry.high - entry.low:.0%}"></u>'
+        bar = f'<div class="rate" title="95 % interval {entry.low:.0%} to {entry.high:.0%}">'
+        bar += f'<i style="width:{entry.rate:.0%}"></i>{spread}</div>'
+    shown = "".join(f'<img src="{_candidate_thumb(session, number)}">' for number in entry.numbers[:BOOK_PICTURES])
+    words = html.escape(entry.prompt) if entry.prompt else "<i>no words</i>"
+    negative = f'<div class="negative">not: {html.escape(entry.negative_prompt)}</div>' if entry.negative_prompt else ""
+    use = f'<button data-key="{place}">use</button>' if entry.prompt else ""
+    cells = (
+        f"{words} <span class=negative>({html.escape(entry.method)})</span>{negative}",
+        f"{rate}{bar}",
+        f"{entry.accepted} of {judged}",
+        str(entry.shown),
+    )
+    body = "".join(f"<td>{cell}</td>" for cell in cells)
+    return f"<tr>{body}<td class=pictures>{shown}</td><td>{use}</td></tr>"
+
+
+def _tile(key: str, source: str, caption: str, chosen: bool, decision: str = "", doubtful: bool = False) -> str:
+    caption, chosen_class = html.escape(caption, quote=True), "chosen" if chosen else ""
+    return (
+        f'<figure data-key="{html.escape(key, quote=True)}" class="{chosen_class}" title="{caption}" '
+        f'data-decision="{decision}" data-doubtful="{str(doubtful).lower()}">'
+        f'<img src="{source}"><figcaption>{caption}</figcaption></figure>'
+    )
+
+
+def _wall(tiles: Sequence[str], nothing: str) -> str:
+    return "".join(tiles) or f"<p>{nothing}</p>"
+
+
+def _normal_thumb(normals: SampleSet, sample: Sample) -> str:
+    return _thumb_of(str(normals.root / sample.image))
+
+
+@lru_cache(maxsize=4096)
+def _thumb_of(path: str) -> str:
+    from pathlib import Path
+
+    return pictures.thumb(read_image(Path(path)))
+
+
+def _candidate_thumb(session: Session, number: int) -> str:
+    return _thumb_of_candidate(session, number)
+
+
+@lru_cache(maxsize=2048)
+def _thumb_of_candidate(session: Session, number: int) -> str:
+    image: Image = session.image(number)
+    mask = session.candidate_mask(number)
+    return pictures.thumb(image, None if mask is None else pictures.box(mask))
