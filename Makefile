@@ -36,6 +36,7 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/edge_latency.py --quick
+	$(BIN)/python benchmarks/generation.py --quick
 
 test-edge:
 	$(PYTHON) -m venv .venv-edge
