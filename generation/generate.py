@@ -114,7 +114,7 @@ def repaint(normals_root: Path, sample: Sample, painter: Painter | None = None) 
         None if record.get("region_png") is None else decode_mask(record["region_png"]),
     )
     batch = record["drawn"].get("batch", {"size": 1, "place": 0})
-    painted = (painter or painters.rebuild(record)).paint([job] * batch["size"])[batch["place"]]
+    painted: Painted = (painter or painters.rebuild(record)).paint([job] * batch["size"])[batch["place"]]
     if pixels_sha256(painted) != record["pixels_sha256"]:
         made = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
         raise DatasetError(

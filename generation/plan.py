@@ -175,7 +175,8 @@ class Draws:
                 region = part if region is None else cast(Image, cv2.bitwise_and(region, part))
             return shapes.draw(what["kind"], height_px, width_px, rng, self.settings.shapes, region)[0]
         if what["source"] == "regions" and self._regions is not None:
-            return self._regions.masks(height_px, width_px)[what["place"]][1]
+            drawn: Image = self._regions.masks(height_px, width_px)[what["place"]][1]
+            return drawn
         return None
 
 

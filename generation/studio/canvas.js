@@ -17,7 +17,7 @@ function fit() {
   const value = props.value, stage = find(".stage");
   if (!value || !value.image) return;
   const room = stage.parentElement.getBoundingClientRect();
-  const height = Math.max(240, window.innerHeight - room.top - window.scrollY - 74);
+  const height = Math.max(240, window.innerHeight - room.top - window.scrollY - 124);
   const scale = Math.min((room.width - 4) / value.width, height / value.height, 8);
   stage.style.width = `${Math.round(value.width * scale)}px`;
   stage.style.height = `${Math.round(value.height * scale)}px`;

@@ -23,7 +23,7 @@ from diagline.errors import DatasetError, DiaglineError, GenerationError, Output
 from diagline.samples import Sample, SampleSet
 from generation import masks
 from generation.painting import Image
-from generation.studio import pictures, prompt_book, shown
+from generation.studio import kept_regions, pictures, prompt_book, shown
 from generation.studio.session import Form, Session
 from generation.studio.worker import MakePainter, Score, Worker
 
@@ -125,8 +125,8 @@ class _Page:
                 )
                 self.normals = self._tiles("normals", "wall short")
                 with gr.Row():
-                    self.back = gr.Button("Back", size="sm", min_width=60, elem_id="back")
-                    self.forth = gr.Button("More", size="sm", min_width=60, elem_id="forth")
+                    self.back = gr.Button("Earlier", size="sm", min_width=60, elem_id="back")
+                    self.forth = gr.Button("Later", size="sm", min_width=60, elem_id="forth")
             with gr.Column(scale=6, min_width=420), gr.Tabs(selected="paint") as self.tabs:
                 with gr.Tab("2  Where", id="paint", elem_id="tab-paint"):
                     self.board = gr.HTML(
@@ -135,6 +135,10 @@ class _Page:
                         server_functions=[save_mask],
                         elem_id="board",
                     )
+                    with gr.Row(elem_id="keep"):
+                        self.allow = gr.Button("Keep as a place for defects", size="sm", elem_id="allow")
+                        self.exact = gr.Button("Keep as a defect's exact mask", size="sm", elem_id="exact")
+                    self.kept = gr.HTML(elem_id="kept")
                 with gr.Tab("4  Judge", id="judge", elem_id="tab-judge"):
                     self._lay_out_judge()
                 with gr.Tab("Prompt book", id="book", elem_id="tab-book") as self.book_tab:
@@ -152,9 +156,6 @@ class _Page:
                 named = [(text, name) for name, text in METHODS.items()]
                 self.method = gr.Radio(named, value=form.method, label="Method", elem_id="method")
                 self.note = gr.HTML(elem_id="note")
-                self.model = gr.Textbox(
-                    form.model, label="Model", placeholder="folder or hub id; empty: the config's", elem_id="model"
-                )
                 with gr.Row(equal_height=True):
                     self.count = gr.Number(
                         form.count,
@@ -167,8 +168,12 @@ class _Page:
                     )
                     self.paint = gr.Button("Paint", variant="primary", min_width=110, elem_id="paint")
                     self.cancel = gr.Button("Cancel", min_width=80, elem_id="cancel")
+                self.refused = gr.HTML(elem_id="refused")
                 self.status = gr.HTML(elem_id="status")
-                with gr.Accordion("More", open=False):
+                with gr.Accordion("Model and more", open=False, elem_id="more"):
+                    self.model = gr.Textbox(
+                        form.model, label="Model", placeholder="folder or hub id; empty: the config's", elem_id="model"
+                    )
                     self.more = {name: gr.Number(form.settings.get(name, 0), label=text) for name, text in MORE.items()}
         self.timer = gr.Timer(TICK_S)
         self._wire(blocks)
@@ -178,7 +183,7 @@ class _Page:
             self.reject = gr.Button("Reject  R", min_width=90, elem_id="reject")
             self.undecide = gr.Button("Undo  U", min_width=80, elem_id="undecide")
             self.accept = gr.Button("Accept  A", min_width=90, elem_id="accept")
-            self.previous = gr.Button("Previous  K", min_width=90, elem_id="previous")
+            self.previous = gr.Button("Back  K", min_width=90, elem_id="previous")
             self.next = gr.Button("Next  J", min_width=90, elem_id="next")
         self.view = gr.HTML(html_template=_file("viewer.html"), js_on_load=_file("viewer.js"), elem_id="view")
         self.which = gr.Radio(shown.FILTERS, value=shown.FILTERS[0], show_label=False, container=False, elem_id="which")
@@ -197,7 +202,7 @@ class _Page:
         quick: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
         judged = [self.picked, self.view, self.candidates]
         walls = [self.wall_page, self.normals]
-        everything = [*self._fields, self.board, *walls, *judged, self.note, self.status]
+        everything = [*self._fields, self.board, *walls, *judged, self.note, self.status, self.seen]
         blocks.load(self.restore, None, everything, **quick)
         for field in self._fields:
             field.change(self.save, self._fields, [self.note], trigger_mode="always_last", **quick)
@@ -205,7 +210,7 @@ class _Page:
         self.back.click(lambda page, text: self.turn(page - 1, text), [self.wall_page, self.search], walls, **quick)
         self.forth.click(lambda page, text: self.turn(page + 1, text), [self.wall_page, self.search], walls, **quick)
         self.normals.pick(self.choose, [self.wall_page, self.search], [self.board, self.normals, self.tabs], **quick)
-        self.paint.click(self.order, self._fields, [self.status], **quick)
+        self.paint.click(self.order, self._fields, [self.status, self.refused], **quick)
         self.cancel.click(self.worker.cancel, None, None, **quick)
         self.timer.tick(
             self.tick, [self.seen, self.picked, self.which], [self.seen, self.status, *judged, self.tabs], **quick
@@ -213,10 +218,12 @@ class _Page:
         self.which.input(self.look, [self.which], judged, **quick)
         self.candidates.pick(self.pick, [self.which], judged, **quick)
         for button, decision in ((self.accept, "accepted"), (self.reject, "rejected"), (self.undecide, None)):
-            wanted, found = [self.picked, self.which, self.person], [*judged, self.status]
+            wanted, found = [self.picked, self.which, self.person], [*judged, self.refused]
             button.click(self._decision(decision), wanted, found, trigger_mode="multiple", **quick)
         for button, step in ((self.next, 1), (self.previous, -1)):
             button.click(self._step(step), [self.picked, self.which], judged, trigger_mode="multiple", **quick)
+        for button, role in ((self.allow, "allow"), (self.exact, "mask")):
+            button.click(self._keeping(role), [self.kind], [self.kept], **quick)
         self.book_tab.select(self.open_book, None, [self.book], **quick)
         self.book.pick(self.use, None, [self.prompt, self.negative, self.method, self.tabs], **quick)
 
@@ -226,8 +233,9 @@ class _Page:
         words = [form.prompt, form.negative_prompt, form.kind, form.method, form.model, form.count, form.person]
         more = [form.settings.get(name, 0) for name in MORE]
         note = self._note(form.method, form.model)
-        status = shown.progress(self.worker.status)
-        return [*words, *more, self._board(), *self.turn(0, ""), *self.look(shown.FILTERS[0]), note, status]
+        status = self.worker.status
+        walls = [*self.turn(0, ""), *self.look(shown.FILTERS[0])]
+        return [*words, *more, self._board(), *walls, note, shown.progress(status), status.version]
 
     def save(self, *fields: Any) -> str:
         """Keep the form; the note says what stands in the way of painting."""
@@ -260,7 +268,7 @@ class _Page:
         self.session.save_form(replace(self.session.form, normal=event.key))
         return self._board(), self.turn(page, text)[1], gr.Tabs(selected="paint")
 
-    def order(self, *fields: Any) -> str:
+    def order(self, *fields: Any) -> list[str]:
         """Begin painting, or say in one line what is missing."""
         form = self._form(*fields)
         try:
@@ -268,8 +276,8 @@ class _Page:
             normal, image, mask = self._ordered(form)
             self.worker.start(form, normal, image, mask)
         except DiaglineError as error:
-            return shown.refusal(str(error))
-        return shown.progress(self.worker.status)
+            return [shown.progress(self.worker.status), shown.refusal(str(error))]
+        return [shown.progress(self.worker.status), ""]
 
     def tick(self, seen: int, picked: int | None, which: str) -> list[Any]:
         """News of the work since this tab last looked."""
@@ -308,12 +316,11 @@ class _Page:
             self.session.decide(picked, decision, person)
         except DiaglineError as error:
             return [*[gr.skip()] * 3, shown.refusal(str(error))]
-        status = shown.progress(self.worker.status)
         if decision is None:
-            return [*self._at(picked, which), status]
+            return [*self._at(picked, which), ""]
         numbers = sorted(one.number for one in self.session.undecided())
         after = [n for n in numbers if n > picked] or numbers
-        return [*self._at(after[0] if after else None, which), status]
+        return [*self._at(after[0] if after else None, which), ""]
 
     def _decision(self, decision: str | None) -> Callable[..., list[Any]]:
         def decide(picked: int | None, which: str, person: str) -> list[Any]:
@@ -326,6 +333,22 @@ class _Page:
             return self.go(picked, which, step)
 
         return go
+
+    def _keeping(self, role: str) -> Callable[[str], str]:
+        path = self.session.folder / "regions.json"
+
+        def keep(kind: str) -> str:
+            mask = self.session.mask()
+            try:
+                if mask is None:
+                    raise DatasetError("nothing is marked; paint the place first, with brush or polygon")
+                kept = kept_regions.keep(path, mask, kind.strip() or "region", role)
+            except DiaglineError as error:
+                return shown.refusal(str(error))
+            masks = " generate.masks=regions" if role == "mask" else ""
+            return f"{len(kept.regions)} regions in {html.escape(str(path))}; use: --set generate.regions=FILE{masks}"
+
+        return keep
 
     def open_book(self) -> str:
         """The prompt book as it is now."""

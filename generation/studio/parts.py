@@ -57,7 +57,7 @@ class Models:
 
     def __init__(self, settings: GenerateConfig, tuned: Path) -> None:
         self._settings, self._tuned = settings, tuned
-        self._loaded: dict[tuple[Any, ...], Painter] = {}
+        self._loaded: dict[tuple[str, str], Painter] = {}
 
     def painter(self, form: Form) -> Painter:
         """The method a form asks for.
@@ -66,16 +66,13 @@ class Models:
             DiaglineError: its model is missing or does not read a setting.
         """
         settings = self._asked(form)
-        if form.method == "diag":
-            key: tuple[Any, ...] = (form.method, settings.diag.model)
-        elif form.method == "in_and_out":
-            key = (form.method, settings.in_and_out)
-        else:
-            key = (form.method,)
+        sections: dict[str, Any] = {"diag": settings.diag, "in_and_out": settings.in_and_out}
+        section = sections.get(form.method)
+        key = (form.method, "" if section is None else section.model)
         if key not in self._loaded:
             self._loaded[key] = painters.build(settings, self._tuned)
         painter: Any = self._loaded[key]
-        made: Painter = painter.adjusted(settings.diag) if form.method == "diag" else painter
+        made: Painter = painter if section is None else painter.adjusted(section)
         return made
 
     def missing(self, method: str, model: str) -> str:

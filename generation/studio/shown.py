@@ -128,7 +128,7 @@ def progress(status: Status) -> str:
 
 
 def refusal(message: str) -> str:
-    """One line that says what is wrong, where the progress stands otherwise."""
+    """One line that says what is wrong."""
     return f'<div data-state="refused"><span class="bad">{html.escape(" ".join(message.split()))}</span></div>'
 
 

@@ -103,6 +103,11 @@ class Studio:
         with self.page.expect_response(lambda answer: written in (answer.request.post_data or "")):
             self.page.locator(f"#{field} textarea, #{field} input").first.fill(text)
 
+    def model(self, text: str) -> None:
+        self.page.click("#more button")
+        self.page.wait_for_selector("#model textarea, #model input")
+        self.fill("model", text)
+
     def method(self, name: str) -> None:
         self.page.check(f"#method input[value={name}]")
 
@@ -111,11 +116,11 @@ class Studio:
 
     def wait_for_status(self, state: str, text: str = "") -> str:
         self.page.wait_for_function(
-            "([state, text]) => { const line = document.querySelector('#status [data-state]');"
-            " return line && line.dataset.state === state && line.textContent.includes(text); }",
+            "([state, text]) => [...document.querySelectorAll('#status [data-state], #refused [data-state]')]"
+            ".some((line) => line.dataset.state === state && line.textContent.includes(text))",
             arg=[state, text],
         )
-        return str(self.page.inner_text("#status"))
+        return str(self.page.inner_text("#refused" if state == "refused" else "#status"))
 
     def tab(self, name: str) -> None:
         self.page.get_by_role("tab", name=name).click()

@@ -17,6 +17,7 @@ from diagline import samples
 from diagline.config import Config, DataConfig, GenerateConfig
 from diagline.preprocess import InputContract
 from diagline.samples import GOOD, Sample, SampleSet
+from generation import regions
 from generation.features import pyramid_features
 from generation.generate import repaint
 from generation.materials import SURFACES, paint_surface
@@ -78,6 +79,10 @@ def test_an_expert_marks_paints_judges_and_finds_everything_again_after_a_reload
     brushed = int(studio.said().split()[0])
     studio.polygon((0.2, 0.7), (0.5, 0.7), (0.4, 0.9))
     assert int(studio.said().split()[0]) > brushed
+    studio.page.click("#allow")
+    studio.page.wait_for_function("document.querySelector('#kept').textContent.includes('2 regions')")
+    allowed = regions.read(served.folder / "regions.json").allowed(160, 112)
+    assert allowed is not None and np.count_nonzero(allowed) == int(studio.said().split()[0])
     studio.fill("person", "Ada")
     studio.fill("kind", "scuff")
     studio.fill("count", "3")
@@ -190,7 +195,7 @@ def test_what_is_missing_is_said_in_one_line_and_nothing_that_was_entered_is_los
     studio.tool("brush")
     studio.stroke((0.4, 0.4), (0.6, 0.6))
     studio.method("diag")
-    studio.fill("model", "/no/such/model")
+    studio.model("/no/such/model")
     studio.page.wait_for_function("document.querySelector('#note').textContent.includes('/no/such/model')")
     studio.fill("prompt", "thin scratch")
     studio.paint()
