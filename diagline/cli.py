@@ -173,11 +173,19 @@ def repaint(
 
 
 @app.command()
-def tune(config_file: ConfigFile, overrides: Set = None, tiny: Tiny = False, skip_bad: SkipBad = False) -> None:
+def tune(
+    config_file: ConfigFile,
+    model: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Folder (or cached hub id) of Stable Diffusion 1.5")
+    ] = None,
+    overrides: Set = None,
+    tiny: Tiny = False,
+    skip_bad: SkipBad = False,
+) -> None:
     """Fine-tune In&Out's Stable Diffusion on the real training defects (DreamBooth-LoRA); resumable."""
     from diagline import verbs
 
-    config = _config(config_file, overrides, tiny)
+    config = _asked(config_file, overrides, tiny, None, "in_and_out", None, model)
     console.print(f"adapters in {verbs.tune(config, skip_bad)}", soft_wrap=True)
     _next(f"generate {config_file} --method in_and_out --set generate.in_and_out.lora=tuned")
 

@@ -159,14 +159,14 @@ def tune(config: Config, skip_bad: bool = False) -> Path:
         DatasetError: no real defects, or `data.shots` forbids them.
     """
     require("peft", "workstation")
-    from generation.in_and_out import tune as room
+    from generation.in_and_out.tune import tune as fine_tune
 
     if config.data.shots == "zero":
         raise DatasetError(
             'data.shots = "zero" forbids real defects, and tune learns from them; set data.shots = "full"'
         )
     positives = real_data(config, skip_bad).split("train").labelled(DEFECT)
-    return room.tune(config.generate, positives, config.seed, tuned_folder(config))
+    return fine_tune(config.generate, positives, config.seed, tuned_folder(config))
 
 
 def repaint(config: Config, name: str) -> tuple[Path, NDArray[np.uint8]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -158,3 +159,37 @@ def test_two_processes_under_accelerate_paint_the_same_set_as_one(
     two, one = (samples.load(tmp_path / name / "generated" / "diag") for name in ("two", "out"))
     assert two.hash() == one.hash()
     assert done.stderr.count("defect pictures in") == 1, "only one process speaks"
+
+
+def test_a_tuned_model_paints_other_pictures_and_a_missing_one_names_the_command(
+    config: Path, text_to_image: Path, diagline: Diagline, tmp_path: Path
+) -> None:
+    options = ("--model", text_to_image, "--set", "generate.in_and_out.in_share=1", *WORDS, *SMALL, *NO_GATE)
+    small = [f"generate.tune.{value}" for value in ("epochs=1", "repeats=1", "class_images=2", "size_px=32")]
+    small += ["generate.tune.batch_size=2", "generate.tune.learning_rate=0.1"]
+    more = [part for value in small for part in ("--set", value)]
+    paint = ("generate", config, "--method", "in_and_out", "--count", 2, *options)
+    tuned = ("--set", "generate.in_and_out.lora=tuned")
+    refused(diagline(*paint, *tuned), "diagline tune")
+    assert diagline(*paint).code == 0
+    plain = samples.load(tmp_path / "out" / "generated" / "in_and_out")
+    before = [plain.read_image(sample) for sample in plain]
+    done = diagline("tune", config, *options, *more)
+    assert done.code == 0, done.err
+    assert diagline(*paint, *tuned).code == 0
+    made = samples.load(tmp_path / "out" / "generated" / "in_and_out")
+    assert all(not np.array_equal(made.read_image(sample), old) for sample, old in zip(made, before, strict=True))
+    again = diagline("repaint", config, 0, "--method", "in_and_out")
+    assert again.code == 0, again.err
+
+
+def test_the_page_is_refused_where_it_cannot_be_served(config: Path, diagline: Diagline, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused(diagline("studio", config, "--port", port, "--no-open"), f"port {port}", "--port")
+    paint_parts(tmp_path / "bad_only", good=1)
+    (tmp_path / "bad_only" / "good" / "000.png").unlink()
+    nothing = ("--set", f'data.root="{tmp_path}/bad_only"')
+    assert diagline("studio", config, *nothing, "--no-open").code == 2

@@ -6,6 +6,7 @@ Leaves out: reading and scaling them (`generation/regions.py`).
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 
@@ -52,7 +53,7 @@ def _pieces(mask: Image, name: str, role: str) -> list[Region]:
     return found + [hole for hole in holes if hole is not None]
 
 
-def _hole(mask: Image, contour: Image, name: str, role: str) -> Region | None:
+def _hole(mask: Image, contour: Any, name: str, role: str) -> Region | None:
     """The inside of a hole; its contour lies on the mask's own pixels, one further out."""
     inside = mask * 0
     cv2.drawContours(inside, [contour], -1, 255, cv2.FILLED)
