@@ -282,7 +282,12 @@ def _plan(draws: Draws, painter: Painter) -> dict[str, Any]:
 
 
 def _same_plan(path: Path, plan: Mapping[str, Any]) -> bool:
-    return path.is_file() and json.loads(path.read_bytes()) == plan
+    """Whether a finished set is of this plan, whatever device painted it."""
+    return path.is_file() and _anywhere(json.loads(path.read_bytes())) == _anywhere(plan)
+
+
+def _anywhere(plan: Mapping[str, Any]) -> dict[str, Any]:
+    return {**plan, "painter": {key: value for key, value in plan["painter"].items() if key != "device"}}
 
 
 def _open(work: Path, plan: Mapping[str, Any], restart: bool) -> None:

@@ -8,7 +8,7 @@ divided among processes and ends with the same set. Leaves out: painting and fil
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -190,8 +190,15 @@ def _check_counts(counts: Mapping[str, int]) -> None:
 
 def _with_masks(positives: SampleSet | None, split: str) -> list[Sample]:
     """The real defects of a split whose masks are not empty."""
-    found: Sequence[Sample] = () if positives is None else positives.split(split).labelled(DEFECT).samples
-    usable = [sample for sample in found if positives and sample.mask and cv2.countNonZero(positives.read_mask(sample))]
+    found = () if positives is None else positives.split(split).labelled(DEFECT).samples
+    usable = []
+    for sample in found:
+        if positives is None or sample.mask is None:
+            continue
+        mask = positives.read_mask(sample)
+        if cv2.countNonZero(mask):
+            masks.check_mask(mask, positives.read_image(sample), str(positives.root / sample.mask))
+            usable.append(sample)
     if not usable:
         raise DatasetError(
             f'generate.masks = "real": no real defect of split {split} has a mask; '

@@ -193,3 +193,50 @@ def test_the_page_is_refused_where_it_cannot_be_served(config: Path, diagline: D
     (tmp_path / "bad_only" / "good" / "000.png").unlink()
     nothing = ("--set", f'data.root="{tmp_path}/bad_only"')
     assert diagline("studio", config, *nothing, "--no-open").code == 2
+
+
+@pytest.fixture
+def masked(tmp_path: Path) -> Path:
+    """A config of a line whose defects have masks."""
+    data = paint_parts(tmp_path / "data")
+    for path in (data / "bad").iterdir():
+        mask = np.zeros((80, 60), np.uint8)
+        mask[30:50, 20:26] = 255
+        samples.write_image(data / "masks" / path.name, mask)
+    return write_config(tmp_path / "line.toml", data, tmp_path / "out")
+
+
+def test_the_papers_profile_paints_as_its_authors_did(
+    masked: Path, inpainting: Path, diagline: Diagline, tmp_path: Path
+) -> None:
+    options = ("--profile", "paper", "--method", "diag", "--model", inpainting, "--count", 4)
+    made = diagline("generate", masked, *options, "--set", "generate.diag.size_px=64", "--set", "generate.diag.steps=2")
+    assert made.code == 0, made.err
+    painted = samples.load(tmp_path / "out" / "generated" / "diag")
+    assert [sample.provenance["prompt"] for sample in painted] == [
+        "white marks on the wall", "white marks on the wall", "copper metal scratches", "copper metal scratches"
+    ]  # fmt: skip
+    for sample in painted:
+        assert painted.read_image(sample).shape == (632, 224, 3) and painted.read_mask(sample).any()
+        assert sample.provenance["negative_prompt"] == "smooth, plain, black, dark, shadow"
+        assert sample.provenance["settings"]["guidance"] == 20.0 and sample.provenance["precision"] == "fp16"
+        assert sample.provenance["entry"]["mask"]["source"] == "real"
+
+
+def test_a_real_mask_of_another_size_than_its_picture_is_named(
+    masked: Path, diagline: Diagline, tmp_path: Path
+) -> None:
+    for path in (tmp_path / "data" / "masks").iterdir():
+        samples.write_image(path, np.full((40, 60), 255, np.uint8))
+    outcome = diagline("generate", masked, "--set", "generate.masks=real")
+    refused(outcome, tmp_path / "data" / "masks", "60x40", "60x80")
+
+
+def test_a_region_file_that_covers_everything_is_refused(masked: Path, diagline: Diagline, tmp_path: Path) -> None:
+    whole = {"name": "all", "role": "mask", "polygon": [[0, 0], [59, 0], [59, 79], [0, 79]]}
+    drawing = {"version": 1, "width_px": 60, "height_px": 80, "regions": [whole]}
+    (tmp_path / "regions.json").write_text(json.dumps(drawing))
+    options = ("--set", "generate.masks=regions", "--set", f'generate.regions="{tmp_path}/regions.json"')
+    refused(diagline("generate", masked, *options), "all", "covers the whole 60x80 px picture")
+    (tmp_path / "regions.json").write_text("{")
+    refused(diagline("generate", masked, *options), tmp_path / "regions.json", "JSON")
