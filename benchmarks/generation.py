@@ -37,7 +37,7 @@ from rich import box
 from rich.table import Table
 
 from diagline import files, record
-from diagline.config import DiagConfig, ShapesConfig
+from diagline.config_generate import DiagConfig, ShapesConfig
 from diagline.console import console, track
 from generation import shapes
 from generation.diag import DiagPainter

@@ -17,8 +17,8 @@ from diagline import files
 from diagline.config import Config
 
 LIBRARIES = (
-    "diagline", "torch", "torchvision", "diffusers", "onnx", "onnxruntime", "tensorflow", "ai-edge-litert",
-    "opencv-python-headless", "opencv-python", "numpy",
+    "diagline", "torch", "torchvision", "diffusers", "transformers", "peft", "onnx", "onnxruntime",
+    "tensorflow", "ai-edge-litert", "opencv-python-headless", "opencv-python", "numpy",
 )  # fmt: skip
 
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from diagline import files, inspect_data, layouts, pages, record, samples
 from diagline.bundle import Bundle
-from diagline.config import METHODS, Config
+from diagline.config import Config
+from diagline.config_generate import METHODS
 from diagline.console import console, track
 from diagline.errors import DatasetError, TrainingError, require
 from diagline.samples import DEFECT, GOOD, SampleSet
@@ -122,6 +123,10 @@ def generate(config: Config, skip_bad: bool = False, restart: bool = False) -> S
     counts = {"train": config.generate.count}
     if config.data.shots == "zero" and len(good.split("val")):
         counts["val"] = max(1, config.generate.count // 5)
+    if config.data.shots == "zero" and config.generate.mask_source == "real":
+        console.print(
+            "the masks of real defects are used, as in the paper: no zero-shot in the strict sense", soft_wrap=True
+        )
     draws = Draws(good, config.generate, config.seed, counts, real.labelled(DEFECT))
     painter = painters.build(config.generate, tuned_folder(config))
     target = generated_folder(config)
@@ -181,7 +186,7 @@ def repaint(config: Config, name: str) -> tuple[Path, NDArray[np.uint8]]:
     Raises:
         DatasetError: no such picture, or it comes out differently.
     """
-    from generation import generate as room
+    from generation.repaint import repaint as paint_again
 
     folder = generated_folder(config)
     made = samples.load(folder)
@@ -189,7 +194,7 @@ def repaint(config: Config, name: str) -> tuple[Path, NDArray[np.uint8]]:
     found = [sample for sample in made if sample.image == wanted]
     if not found:
         raise DatasetError(f"{folder / wanted}: not in the set of {len(made)}; expected such as images/00000.png")
-    return folder / wanted, room.repaint(config.data.root, found[0]).image_bgr
+    return folder / wanted, paint_again(config.data.root, found[0]).image_bgr
 
 
 def sheet(config: Config, skip_bad: bool = False) -> Path:

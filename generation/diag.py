@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pictures
 
-from diagline.config import DiagConfig
+from diagline.config_generate import DiagConfig
 from diagline.errors import DatasetError, GenerationError
 from generation import crops, pipelines, prompts
 from generation.model_folder import ModelFolder

@@ -1,4 +1,4 @@
-"""`diagline generate`: plan, paint, judge, keep; and paint again from a record.
+"""`diagline generate`: plan, paint, judge, keep.
 
     NAME.part/plan.json      everything that decides the set, written before the first picture
     NAME.part/calibration.json   the quality gate's thresholds
@@ -9,12 +9,11 @@
 A run that stops at any moment goes on from its candidates and ends with the same set, whatever
 the number of processes: a batch is painted whole by one of them, and what is kept follows from
 the candidates alone. Leaves out: the methods, the plan's draws (`plan.py`), the gate's rules
-(`quality.py`).
+(`quality.py`), painting again (`repaint.py`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -30,13 +29,13 @@ import numpy as np
 from diagline import console, files, samples
 from diagline.errors import DatasetError, OutputError
 from diagline.samples import DEFECT, Sample, SampleSet
-from generation import painters, quality
+from generation import quality
 from generation.duplicates import Signature
-from generation.masks import decode_mask, encode_mask
 from generation.painting import Job, Painted, Painter
 from generation.plan import Draws, Entry
 from generation.processes import Processes
 from generation.quality import Calibration, Features
+from generation.repaint import provenance
 
 FORMAT = "diagline-plan-1"
 PLAN, CALIBRATION, RESULT, CANDIDATES, REJECTED = (
@@ -82,73 +81,6 @@ def generate(draws: Draws, painter: Painter, features: Features, target: Path, r
         _finish(target, run, plan, kept, rejected)
     processes.wait()
     return samples.load(target)
-
-
-def repaint(normals_root: Path, sample: Sample, painter: Painter | None = None) -> Painted:
-    """Paint a generated picture again from its record.
-
-    Args:
-        normals_root: the folder of the good pictures it was painted on.
-        painter: the method of its record, when it is at hand; else it is built from the record.
-
-    Returns:
-        Equal to the generated picture and mask bit for bit.
-
-    Raises:
-        DatasetError: no record, its normal or texture is missing or changed, or the installed
-            libraries or this device paint it differently.
-        GenerationError: its model is missing.
-    """
-    record = sample.provenance
-    if record is None or "pixels_sha256" not in record:
-        raise DatasetError(f"{sample.image}: source {sample.source!r}; expected a generated picture with its record")
-    normal_bgr = samples.read_image(_unchanged(normals_root, record["normal"]))
-    texture = record.get("texture")
-    job = Job(
-        normal_bgr,
-        None if record.get("mask_png") is None else decode_mask(record["mask_png"]),
-        tuple(record["stream"]),
-        record.get("prompt", ""),
-        record.get("negative_prompt", ""),
-        None if texture is None else samples.read_image(_unchanged(Path(), texture)),
-        None if record.get("region_png") is None else decode_mask(record["region_png"]),
-    )
-    batch = record["drawn"].get("batch", {"size": 1, "place": 0})
-    painted: Painted = (painter or painters.rebuild(record)).paint([job] * batch["size"])[batch["place"]]
-    if pixels_sha256(painted) != record["pixels_sha256"]:
-        made = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-        raise DatasetError(
-            f"{sample.image}: painted differently here; expected the libraries and the device of its record: "
-            f"{made}, {record.get('device', 'cpu')}"
-        )
-    return painted
-
-
-def provenance(painter: Painter, job: Job, painted: Painted, normal: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything needed to paint a picture again.
-
-    Args:
-        normal: `image`, its path below the normals' root, and its `sha256`.
-    """
-    return {
-        **painter.facts(),
-        "seed": job.stream[0],
-        "stream": list(job.stream),
-        "normal": dict(normal),
-        "texture": None,
-        "prompt": job.prompt,
-        "negative_prompt": job.negative_prompt,
-        "mask_png": None if job.mask is None else encode_mask(job.mask),
-        "region_png": None if job.region is None else encode_mask(job.region),
-        "drawn": painted.facts,
-        "pixels_sha256": pixels_sha256(painted),
-    }
-
-
-def pixels_sha256(painted: Painted) -> str:
-    """SHA-256 over the pixels of picture and mask."""
-    mask = b"" if painted.mask is None else painted.mask.tobytes()
-    return hashlib.sha256(painted.image_bgr.tobytes() + mask).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +232,7 @@ def _open(work: Path, plan: Mapping[str, Any], restart: bool) -> None:
         if other:
             raise OutputError(
                 f"{work}: holds an unfinished run that differs in {', '.join(other)}; expected the same settings; "
-                f"finish it with its own, or throw it away with --restart"
+                f"finish it with its own, or throw it away with generate --restart"
             )
     files.write_json(path, plan)
 
@@ -366,12 +298,3 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # another file system, or one without links
         shutil.copyfile(source, target)
-
-
-def _unchanged(root: Path, record: Mapping[str, Any]) -> Path:
-    path = root / str(record["image"])
-    if not path.is_file():
-        raise DatasetError(f"{path}: not found; expected the picture of the record; restore it")
-    if files.sha256_file(path) != record["sha256"]:
-        raise DatasetError(f"{path}: changed since the defect was painted on it; restore the picture, or generate anew")
-    return path

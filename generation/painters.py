@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diagline.config import DiagConfig, GenerateConfig, InAndOutConfig
+from diagline.config_generate import DiagConfig, GenerateConfig, InAndOutConfig
 from diagline.errors import DatasetError, GenerationError, require
 from generation.memseg import MemSegPainter, MemSegSettings
 from generation.painting import Painter

@@ -23,7 +23,7 @@ import transformers
 from PIL.Image import Image
 
 from diagline import console
-from diagline.config import DiagConfig, InAndOutConfig
+from diagline.config_generate import DiagConfig, InAndOutConfig
 from diagline.errors import GenerationError
 from generation.model_folder import LEFT_OUT, ModelFolder, Part, locate, survey
 

@@ -15,7 +15,7 @@ from typing import Any, cast
 import cv2
 import numpy as np
 
-from diagline.config import GenerateConfig
+from diagline.config_generate import GenerateConfig
 from diagline.errors import DatasetError
 from diagline.samples import DEFECT, GOOD, IMAGE_SUFFIXES, SPLITS, Sample, SampleSet, read_image, read_mask
 from generation import masks, regions, shapes

@@ -15,7 +15,7 @@ from typing import Any, cast
 import cv2
 import numpy as np
 
-from diagline.config import QualityConfig
+from diagline.config_generate import QualityConfig
 from diagline.errors import DatasetError
 from generation import visibility
 from generation.duplicates import (

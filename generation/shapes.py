@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from diagline.config import SHAPE_KINDS, ShapesConfig
+from diagline.config_generate import SHAPE_KINDS, ShapesConfig
 from diagline.errors import DatasetError
 from generation.materials import smooth_noise
 

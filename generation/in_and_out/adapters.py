@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from diagline import console, files
-from diagline.config import TuneConfig
+from diagline.config_generate import TuneConfig
 from diagline.errors import GenerationError
 from generation.pipelines import seed_of
 

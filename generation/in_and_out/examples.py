@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from diagline import console, samples
-from diagline.config import TuneConfig
+from diagline.config_generate import TuneConfig
 from diagline.errors import GenerationError
 from generation import crops, prompts
 from generation.in_and_out import buckets

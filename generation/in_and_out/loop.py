@@ -20,7 +20,7 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 
 from diagline import console
-from diagline.config import GenerateConfig
+from diagline.config_generate import GenerateConfig
 from diagline.errors import TrainingError
 from diagline.samples import SampleSet
 from generation import pipelines

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from diagline import console, samples
-from diagline.config import InAndOutConfig, TuneConfig
+from diagline.config_generate import InAndOutConfig, TuneConfig
 from generation.in_and_out import examples
 from generation.in_and_out.progress import CLASS
 from generation.in_and_out.sampler import Sampler

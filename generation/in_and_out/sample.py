@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from diagline.config import InAndOutConfig
+from diagline.config_generate import InAndOutConfig
 from diagline.errors import require
 from generation import crops, pipelines
 from generation.in_and_out import adapters

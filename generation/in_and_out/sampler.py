@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-from diagline.config import InAndOutConfig
+from diagline.config_generate import InAndOutConfig
 from diagline.errors import GenerationError
 from generation import pipelines, prompts
 from generation.in_and_out import adapters

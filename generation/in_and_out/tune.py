@@ -22,7 +22,7 @@ import torch
 from accelerate import Accelerator
 
 from diagline import console, files
-from diagline.config import GenerateConfig, InAndOutConfig
+from diagline.config_generate import GenerateConfig, InAndOutConfig
 from diagline.errors import DatasetError, TrainingError
 from diagline.samples import DEFECT, SampleSet
 from generation import pipelines

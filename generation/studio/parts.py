@@ -12,7 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from diagline.config import Config, GenerateConfig
+from diagline.config import Config
+from diagline.config_generate import GenerateConfig
 from diagline.errors import DiaglineError
 from diagline.samples import SampleSet
 from generation import painters, quality

@@ -30,8 +30,8 @@ import numpy as np
 from diagline import files, samples
 from diagline.errors import ConfigError, DatasetError
 from diagline.samples import Sample, SampleSet
-from generation.generate import provenance
 from generation.painting import Image, Job, Painted, Painter
+from generation.repaint import provenance
 from generation.studio import records
 from generation.studio import session_files as disk
 from generation.studio.accepted import AcceptedSet

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagline import config
+from diagline import config, config_generate
 from diagline.errors import ConfigError
 
 BASE = """
@@ -241,7 +241,8 @@ def test_values_of_the_generation_sections_are_checked(override, said, written):
 
 def test_auto_masks_are_perlins_for_superimposed_defects_and_shapes_for_inpainted_ones(written):
     found = {
-        method: config.load(written(), (f"generate.method={method}",)).generate.mask_source for method in config.METHODS
+        method: config.load(written(), (f"generate.method={method}",)).generate.mask_source
+        for method in config_generate.METHODS
     }
     assert found == {"memseg": "perlin", "in_and_out": "perlin", "diag": "shapes"}
     assert config.load(written(), ("generate.masks=real",)).generate.mask_source == "real"

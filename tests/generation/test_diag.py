@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,22 +16,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny_diffusion import save_flux2_klein, save_sd15, save_sd_inpaint, save_sdxl_inpaint
 
-from diagline.config import DiagConfig
+from diagline.config_generate import DiagConfig
 from diagline.errors import DatasetError, GenerationError
 from generation import pipelines
 from generation.diag import DiagPainter
 from generation.painting import Job, Painted, Painter
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 Models = dict[str, Path]
 NEGATIVE = "smooth, plain, black, dark, shadow"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 
 from diagline import files, samples
-from diagline.config import GenerateConfig, QualityConfig
+from diagline.config_generate import GenerateConfig, QualityConfig
 from diagline.errors import DatasetError, OutputError
 from diagline.samples import GOOD, SampleSet
 from generation import generate as room
 from generation import surfaces
-from generation.generate import generate, repaint
+from generation.generate import generate
 from generation.memseg import MemSegPainter, MemSegSettings
 from generation.painting import Job, Painted
 from generation.plan import Draws
 from generation.processes import Processes
 from generation.quality import pyramid_features
+from generation.repaint import repaint
 
 OPEN = QualityConfig(gate=False)
 SETTINGS = GenerateConfig(count=12, quality=OPEN)

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,22 +16,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_diffusion import save_flux2_klein, save_sd15, save_sdxl_inpaint
 
-from diagline.config import DiagConfig, InAndOutConfig
+from diagline.config_generate import DiagConfig, InAndOutConfig
 from diagline.errors import GenerationError
 from generation import pipelines
 from generation.prompts import Words
 
 SDXL = "diffusers/stable-diffusion-xl-1.0-inpainting-0.1"
+pytestmark = pytest.mark.usefixtures("one_thread")
 INPAINT = diffusers.StableDiffusionXLInpaintPipeline
 CONFIG = DiagConfig(precision="fp32")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

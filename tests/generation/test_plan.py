@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diagline import samples
-from diagline.config import SHAPE_KINDS, GenerateConfig, ShapesConfig
+from diagline.config_generate import SHAPE_KINDS, GenerateConfig, ShapesConfig
 from diagline.errors import DatasetError
 from diagline.samples import DEFECT, GOOD, Sample, SampleSet
 from generation.plan import Draws

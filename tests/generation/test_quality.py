@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from diagline.config import QualityConfig
+from diagline.config_generate import QualityConfig
 from diagline.errors import DatasetError
 from generation import quality, visibility
 from generation.duplicates import Signature, correlation

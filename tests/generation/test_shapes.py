@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagline.config import SHAPE_KINDS, ShapesConfig
+from diagline.config_generate import SHAPE_KINDS, ShapesConfig
 from diagline.errors import DatasetError
 from generation import shapes
 

@@ -13,7 +13,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from tiny_diffusion import save_sd_inpaint
 
-from diagline.config import InAndOutConfig, TuneConfig
+from diagline.config_generate import InAndOutConfig, TuneConfig
 from diagline.errors import DatasetError, GenerationError
 from generation import painters, pipelines
 from generation.in_and_out import InAndOutPainter, adapters
@@ -85,7 +85,17 @@ def test_an_in_picture_is_the_pipelines_own_by_ddim_at_the_normals_size(model: P
 
 def test_a_job_repeated_at_every_place_of_its_call_is_painted_again_bit_for_bit(mixed: InAndOutPainter) -> None:
     jobs = [job(seed, 30 + seed, 20, prompt="white crack" * (1 + seed % 2)) for seed in range(9)]
-    for asked, painted in zip(jobs, mixed.paint(jobs), strict=True):
+    sizes: list[int] = []
+    unet = mixed._sampler._pipeline.unet
+    watch = unet.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0]) // 2))  # guided: each twice
+    made = mixed.paint(jobs)
+    watch.remove()
+    calls = sizes[::2]  # 2 steps a call
+    assert len(calls) > 1 and max(calls) == mixed.batch_size and min(calls) < max(calls), "whole calls and a rest"
+    # On the processor a batch's size may change no bit, so the record is compared with the calls themselves.
+    shared = [painted.facts["batch"] for painted in made if painted.facts["part"] == "in"]
+    assert shared == [{"size": size, "place": place} for size in calls for place in range(size)]
+    for asked, painted in zip(jobs, made, strict=True):
         size, place = painted.facts["batch"]["size"], painted.facts["batch"]["place"]
         assert size <= mixed.batch_size
         again = mixed.paint([asked] * size)[place]

@@ -19,7 +19,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from diagline import console, samples
-from diagline.config import GenerateConfig, InAndOutConfig, TuneConfig
+from diagline.config_generate import GenerateConfig, InAndOutConfig, TuneConfig
 from diagline.errors import DatasetError, GenerationError, TrainingError
 from diagline.samples import SampleSet
 from generation import pipelines

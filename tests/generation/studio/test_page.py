@@ -14,13 +14,14 @@ import studio_driver
 from studio_driver import Studio
 
 from diagline import samples
-from diagline.config import Config, DataConfig, GenerateConfig
+from diagline.config import Config, DataConfig
+from diagline.config_generate import GenerateConfig
 from diagline.preprocess import InputContract
 from diagline.samples import GOOD, Sample, SampleSet
 from generation import regions
 from generation.features import pyramid_features
-from generation.generate import repaint
 from generation.materials import SURFACES, paint_surface
+from generation.repaint import repaint
 
 pytestmark = pytest.mark.skipif(studio_driver.chromium() is None, reason="Chromium is not installed")
 

@@ -19,9 +19,9 @@ import pytest
 from diagline import files, samples
 from diagline.errors import ConfigError, DatasetError, OutputError
 from diagline.samples import Sample, SampleSet
-from generation.generate import repaint
 from generation.memseg import MemSegPainter, MemSegSettings
 from generation.painting import Image, Job
+from generation.repaint import repaint
 from generation.studio import session as room
 from generation.studio.session import ACCEPTED, REJECTED, Candidate, Form, Session
 
