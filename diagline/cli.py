@@ -18,7 +18,7 @@ from rich.table import Table
 
 from diagline import config as configs
 from diagline.config import Config
-from diagline.console import command, console
+from diagline.console import SPEAKS, command, console
 from diagline.errors import ConfigError, DiaglineError, require
 
 HELP = "Defect-free pictures in, live int8 verdicts out: inspect, generate, train, distill, export, run, bench."
@@ -108,6 +108,8 @@ def generate(
 
     config = _asked(config_file, overrides, tiny, profile, method, count, model)
     painted = verbs.generate(config, skip_bad, restart)
+    if not SPEAKS:
+        return
     result = verbs.generated_result(config)
     if as_json:
         print(json.dumps({**result, "folder": str(painted.root)}))

@@ -16,8 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 Item = TypeVar("Item")
 
-# Of several processes under a launcher one speaks. No markup: paths may hold [brackets].
-console = Console(stderr=True, highlight=False, markup=False, quiet=os.environ.get("RANK", "0") != "0")
+SPEAKS = os.environ.get("RANK", "0") == "0"
+"""Of several processes under a launcher one speaks."""
+
+console = Console(stderr=True, highlight=False, markup=False, quiet=not SPEAKS)  # paths may hold [brackets]
 
 
 def command() -> str:
