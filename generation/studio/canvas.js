@@ -2,7 +2,8 @@
 // `element`, `props`, `server` and `watch` are Gradio's. The mask lives in a canvas of the picture's own size.
 const find = (selector) => element.querySelector(selector);
 const UNDO_STEPS = 40;
-let tool = "brush", size = 0, drawing = false, last = null, corners = [], past = [], shown = null, saving = Promise.resolve();
+let tool = "brush", size = 0, drawing = false, last = null, corners = [], past = [], shown = null;
+let saving = Promise.resolve(), unsaved = "";
 
 const board = () => find("canvas.mask");
 const overlay = () => find("canvas.overlay");
@@ -71,6 +72,24 @@ function preview(pointer = null) {
   }
 }
 
+// An open polygon is no mask yet; this browser keeps its corners for a reload.
+const cornersKey = () => `diagline-corners:${shown}`;
+
+function keepCorners() {
+  try {
+    if (corners.length) localStorage.setItem(cornersKey(), JSON.stringify(corners));
+    else localStorage.removeItem(cornersKey());
+  } catch { /* a browser that keeps nothing */ }
+}
+
+function keptCorners() {
+  try {
+    return JSON.parse(localStorage.getItem(cornersKey())) || [];
+  } catch {
+    return [];
+  }
+}
+
 function closePolygon() {
   if (corners.length < 3) {
     say("a polygon has at least three corners", true);
@@ -85,6 +104,7 @@ function closePolygon() {
   pen.closePath();
   pen.fill();
   corners = [];
+  keepCorners();
   preview();
   save();
 }
@@ -105,13 +125,16 @@ function save() {
   const normal = props.value.normal, data = copy.toDataURL("image/png");
   say("saving ...");
   saving = saving.then(() => server.save_mask([normal, data])).then(
-    (error) => say(error || (covered ? `${covered} px marked` : "nothing marked yet"), Boolean(error)),
-    () => say("not saved: the page has lost its server", true));
+    (error) => error || "", () => "the page has lost its server; start it again").then((error) => {
+      unsaved = error;
+      say(error ? `not saved: ${error}` : covered ? `${covered} px marked` : "nothing marked yet", Boolean(error));
+    });
 }
 
 function undo() {
   if (corners.length) {
     corners.pop();
+    keepCorners();
     preview();
   } else if (past.length) {
     context().putImageData(past.pop(), 0, 0);
@@ -121,7 +144,6 @@ function undo() {
 
 function choose(name) {
   tool = name;
-  corners = [];
   for (const button of element.querySelectorAll("button[data-tool]")) button.classList.toggle("on", button.dataset.tool === name);
   if (shown) preview();
 }
@@ -129,13 +151,16 @@ function choose(name) {
 function show() {
   const value = props.value;
   if (!value || !value.image) {
-    say("choose a defect-free picture on the left");
+    say((value && value.broken) || "choose a defect-free picture on the left", Boolean(value && value.broken));
     find(".stage").hidden = true;
+    shown = null;
+    corners = [];
     return;
   }
   find(".stage").hidden = false;
   shown = value.normal;
-  corners = [];
+  corners = keptCorners();
+  if (corners.length) choose("polygon");
   past = [];
   find("img.normal").src = value.image;
   board().width = value.width;
@@ -177,6 +202,7 @@ element.addEventListener("pointerdown", (event) => {
     const scale = overlay().width / board().width, first = corners[0];
     if (corners.length > 2 && Math.hypot(place[0] - first[0], place[1] - first[1]) * scale < 9) return closePolygon();
     corners.push(place);
+    keepCorners();
     preview(place);
     return;
   }
@@ -223,11 +249,27 @@ element.addEventListener("click", (event) => {
   if (button.dataset.act === "clear") {
     remember();
     corners = [];
+    keepCorners();
     context().clearRect(0, 0, board().width, board().height);
     preview();
     save();
   }
 });
+// What a button of the page acts on: the drawing that is seen, once it is saved.
+window.diaglineBoard = async () => {
+  await saving;
+  return JSON.stringify({ normal: shown || "", corners: corners.length, unsaved });
+};
+if (window.diaglineDrawKeys) document.removeEventListener("keydown", window.diaglineDrawKeys);
+window.diaglineDrawKeys = (event) => {
+  const typed = event.target.closest && event.target.closest("input:not([type=range]):not([type=radio]), textarea, [contenteditable=true]");
+  if (typed || !shown || !element.isConnected || element.offsetParent === null) return;
+  if (event.key === "Enter" && corners.length) closePolygon();
+  else if (event.key.toLowerCase() === "z" && (event.ctrlKey || event.metaKey)) undo();
+  else return;
+  event.preventDefault();
+};
+document.addEventListener("keydown", window.diaglineDrawKeys);
 window.addEventListener("resize", () => shown && fit());
 new ResizeObserver(() => shown && fit()).observe(element);
 watch("value", show);

@@ -6,11 +6,15 @@ Pure functions, so that they are tested without a browser. Leaves out: layout an
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+import itertools
+import json
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-from diagline.samples import Sample, SampleSet, read_image
+from diagline.errors import DatasetError
+from diagline.samples import SPLITS, Sample, SampleSet, read_image
 from generation.painting import Image
 from generation.studio import pictures
 from generation.studio.prompt_book import Entry
@@ -20,6 +24,13 @@ from generation.studio.worker import Status
 NORMALS_A_PAGE = 24
 WALL = 48
 BOOK_PICTURES = 6
+HINTS = 3
+METHODS = {"memseg": "MemSeg", "diag": "DIAG", "in_and_out": "In&Out"}
+NOTES = {
+    "memseg": "Fills the place with the part's own shuffled, recoloured surface. Needs no words and no model.",
+    "diag": "Paints what the words say inside the place, with an inpainting model.",
+    "in_and_out": "Paints whole pictures from words, and MemSeg's among them.",
+}
 FILTERS = ("to judge", "accepted", "rejected", "all")
 _DECISIONS: dict[str, tuple[str | None, ...]] = {
     "to judge": (None,),
@@ -27,29 +38,36 @@ _DECISIONS: dict[str, tuple[str | None, ...]] = {
     "rejected": ("rejected",),
     "all": (None, "accepted", "rejected"),
 }
+_turns = itertools.count()
 
 
 def normals_page(normals: SampleSet, search: str, page: int, chosen: str) -> tuple[str, int, int]:
-    """One page of good pictures as HTML, the page's number within bounds, and how many there are."""
+    """One page of good pictures as HTML, the page's number within bounds, and how many there are.
+
+    Those of the training split come first.
+    """
     found = [sample for sample in normals if search.strip().lower() in sample.image.lower()]
+    found.sort(key=lambda sample: SPLITS.index(sample.split))
     pages = max(1, -(-len(found) // NORMALS_A_PAGE))
     page = min(max(page, 0), pages - 1)
     here = found[page * NORMALS_A_PAGE : (page + 1) * NORMALS_A_PAGE]
     tiles = [
-        _tile(sample.image, _normal_thumb(normals, sample), sample.image.rsplit("/", 1)[-1], sample.image == chosen)
+        _tile(sample.image, _normal_thumb(normals, sample), Path(sample.image).stem, sample.image == chosen)
         for sample in here
     ]
     return _wall(tiles, "no picture has that name"), page, pages
 
 
 def board(session: Session, normals: SampleSet) -> dict[str, Any]:
-    """The drawing board: the chosen normal and the mask that is being drawn on it."""
+    """The drawing board: the chosen normal and the mask that is being drawn on it, or why it cannot be shown."""
     name = session.form.normal
     sample = next((one for one in normals if one.image == name), None)
     if sample is None:
         return {"normal": "", "image": ""}
-    image = normals.read_image(sample)
-    mask = session.mask()
+    try:
+        image, mask = normals.read_image(sample), session.mask(name)
+    except DatasetError as error:
+        return {"normal": "", "image": "", "broken": " ".join(str(error).split())}
     return {
         "normal": name,
         "image": pictures.whole(image),
@@ -85,14 +103,24 @@ def candidates_wall(session: Session, which: str, chosen: int | None) -> str:
 def viewer(session: Session, number: int | None) -> dict[str, Any]:
     """Before and after of one candidate."""
     one = next((one for one in session.candidates() if one.number == number), None)
+    answer = {"turn": next(_turns)}  # no two answers are equal, so that the page knows of each
     if one is None:
-        return {"number": -1}
-    after, before = session.image(one.number), session.normal_image(one.number)
-    mask = session.candidate_mask(one.number)
+        return {"number": -1, **answer}
+    try:
+        after, mask = session.image(one.number), session.candidate_mask(one.number)
+    except DatasetError as error:
+        return {"number": -1, "broken": " ".join(str(error).split()), **answer}
+    said, gone = advice(one), False
+    try:
+        before = pictures.whole(session.normal_image(one.number))
+    except DatasetError:
+        gone = True
+        before, said = "", f"the good part {one.normal} cannot be read any more: restore it to compare, or to accept"
     decided = f"{one.decision} by {one.person}" if one.decision else "to judge"
     return {
         "number": one.number,
-        "before": pictures.whole(before),
+        **answer,
+        "before": before,
         "after": pictures.whole(after),
         "outline": None if mask is None else pictures.outline(mask),
         "box": None if mask is None else pictures.box(mask),
@@ -100,8 +128,8 @@ def viewer(session: Session, number: int | None) -> dict[str, Any]:
         "height": after.shape[0],
         "title": f"#{one.number} {one.kind or one.method}",
         "words": "" if one.method == "memseg" else one.prompt,
-        "advice": advice(one),
-        "doubtful": one.reason is not None,
+        "advice": said,
+        "doubtful": gone or one.reason is not None,
         "decided": decided,
         "decision": one.decision or "",
     }
@@ -132,16 +160,47 @@ def refusal(message: str) -> str:
     return f'<div data-state="refused"><span class="bad">{html.escape(" ".join(message.split()))}</span></div>'
 
 
+def note(method: str, broken: Mapping[str, str]) -> str:
+    """What a method does, or why it cannot paint; the methods that cannot are grey.
+
+    Args:
+        broken: of each method one line on why it cannot, "" when it can.
+    """
+    grey = [name for name, why in broken.items() if why]
+    rules = "".join(f"#method label:has(input[value={name}]) {{ opacity: 0.5; }}" for name in grey)
+    others = [METHODS[name] for name in grey if name != method]
+    more = f" {' and '.join(others)} cannot paint yet: choose it to read why." if others else ""
+    why = f'<span class="bad">{html.escape(broken[method])}</span> (or write its folder under "Model and more").'
+    said = why if broken[method] else html.escape(NOTES[method])
+    return f"<style>{rules}</style>{said}{html.escape(more)}"
+
+
+def hints(entries: Sequence[Entry]) -> str:
+    """The words that were accepted most, best first; a click puts them into the form."""
+    best = [entry for entry in entries if entry.prompt and entry.accepted][:HINTS]
+    return "".join(
+        f'<button data-key="{_words(entry)}" title="{html.escape(entry.prompt, quote=True)}: '
+        f'{entry.accepted} of {entry.accepted + entry.rejected} accepted"><span>{html.escape(entry.prompt)}</span>'
+        f"<b>{entry.rate:.0%}</b></button>"
+        for entry in best
+    )
+
+
+def _words(entry: Entry) -> str:
+    """An entry's words and method as a tile's key: the book may have another order when it is clicked."""
+    return html.escape(json.dumps([entry.prompt, entry.negative_prompt, entry.method]), quote=True)
+
+
 def book(session: Session, entries: Sequence[Entry]) -> str:
     """The prompt book as a table; a row's button puts its words into the form."""
     if not entries:
         return "<p>Every prompt that was tried will stand here with its share of accepted pictures.</p>"
-    rows = "".join(_row(session, place, entry) for place, entry in enumerate(entries))
+    rows = "".join(_row(session, entry) for entry in entries)
     head = "".join(f"<th>{name}</th>" for name in ("prompt", "accepted", "of judged", "painted", "pictures", ""))
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def _row(session: Session, place: int, entry: Entry) -> str:
+def _row(session: Session, entry: Entry) -> str:
     judged = entry.accepted + entry.rejected
     rate = "" if entry.rate is None else f"{entry.rate:.0%}"
     bar = ""
@@ -152,7 +211,7 @@ def _row(session: Session, place: int, entry: Entry) -> str:
     shown = "".join(f'<img src="{_candidate_thumb(session, number)}">' for number in entry.numbers[:BOOK_PICTURES])
     words = html.escape(entry.prompt) if entry.prompt else "<i>no words</i>"
     negative = f'<div class="negative">not: {html.escape(entry.negative_prompt)}</div>' if entry.negative_prompt else ""
-    use = f'<button data-key="{place}">use</button>' if entry.prompt else ""
+    use = f'<button data-key="{_words(entry)}">use</button>' if entry.prompt else ""
     cells = (
         f"{words} <span class=negative>({html.escape(entry.method)})</span>{negative}",
         f"{rate}{bar}",
@@ -165,10 +224,11 @@ def _row(session: Session, place: int, entry: Entry) -> str:
 
 def _tile(key: str, source: str, caption: str, chosen: bool, decision: str = "", doubtful: bool = False) -> str:
     caption, chosen_class = html.escape(caption, quote=True), "chosen" if chosen else ""
+    picture = f'<img src="{source}">' if source else "<div>cannot be read</div>"
     return (
         f'<figure data-key="{html.escape(key, quote=True)}" class="{chosen_class}" title="{caption}" '
         f'data-decision="{decision}" data-doubtful="{str(doubtful).lower()}">'
-        f'<img src="{source}"><figcaption>{caption}</figcaption></figure>'
+        f"{picture}<figcaption><bdi>{caption}</bdi></figcaption></figure>"
     )
 
 
@@ -177,18 +237,22 @@ def _wall(tiles: Sequence[str], nothing: str) -> str:
 
 
 def _normal_thumb(normals: SampleSet, sample: Sample) -> str:
-    return _thumb_of(str(normals.root / sample.image))
+    try:
+        return _thumb_of(normals.root / sample.image)
+    except DatasetError:  # the tile says so; the other pictures are as good as before
+        return ""
 
 
 @lru_cache(maxsize=4096)
-def _thumb_of(path: str) -> str:
-    from pathlib import Path
-
-    return pictures.thumb(read_image(Path(path)))
+def _thumb_of(path: Path) -> str:
+    return pictures.thumb(read_image(path))
 
 
 def _candidate_thumb(session: Session, number: int) -> str:
-    return _thumb_of_candidate(session, number)
+    try:
+        return _thumb_of_candidate(session, number)
+    except DatasetError:
+        return ""
 
 
 @lru_cache(maxsize=2048)

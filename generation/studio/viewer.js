@@ -1,7 +1,7 @@
 // Before and after: a slider, flicker (F), the mask's outline (M), the defect close up (Z).
 // Accept and reject (A, R) press the page's own buttons, so that there is one way to decide.
 const find = (selector) => element.querySelector(selector);
-let ticking = null, zoomed = true, outlined = false;
+let ticking = null, zoomed = true, outlined = false, asked = 0;
 
 function split(share) {
   find("img.after").style.clipPath = `inset(0 0 0 ${share}%)`;
@@ -14,7 +14,7 @@ function frame() {
   if (!value || !value.after) return;
   const room = stage.parentElement.getBoundingClientRect();
   const [left, top, width, height] = zoomed && value.box ? value.box : [0, 0, value.width, value.height];
-  const space = Math.max(240, window.innerHeight - room.top - window.scrollY - 300);
+  const space = Math.max(240, window.innerHeight - room.top - window.scrollY - 272);
   const scale = Math.min((room.width - 4) / width, space / height, 12);
   stage.style.width = `${Math.round(width * scale)}px`;
   stage.style.height = `${Math.round(height * scale)}px`;
@@ -50,10 +50,13 @@ function outline(on) {
 
 function show() {
   const value = props.value, empty = !value || !value.after;
+  asked = 0;
   find(".some").hidden = empty;
   find(".none").hidden = !empty;
-  if (empty) return;
+  find(".none").textContent = (value && value.broken) || "Nothing to judge yet. Mark a place, choose a method, press Paint.";
+  if (empty) return delete element.dataset.number;
   for (const name of ["before", "after", "outline"]) if (value[name]) find(`img.${name}`).src = value[name];
+  find("img.before").hidden = !value.before;
   find(".title").textContent = value.title;
   find(".words").textContent = value.words;
   find(".advice").textContent = value.advice;
@@ -86,6 +89,14 @@ element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-act]");
   if (button) act(button.dataset.act);
 });
+// A button acts on the candidate that is seen. Until its answer is shown, further presses do nothing (-2):
+// they would judge a picture that no one has seen yet. An answer that never comes is given up.
+const PATIENCE_MS = 10000;
+window.diaglineLook = () => {
+  if (asked && performance.now() - asked < PATIENCE_MS) return -2;
+  asked = performance.now();
+  return props.value && props.value.after ? props.value.number : -1;
+};
 const KEYS = { f: "flicker", m: "outline", z: "zoom" };
 const BUTTONS = { a: "accept", r: "reject", u: "undecide", j: "next", arrowright: "next", k: "previous", arrowleft: "previous" };
 if (window.diaglineKeys) document.removeEventListener("keydown", window.diaglineKeys);

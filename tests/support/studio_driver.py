@@ -72,7 +72,7 @@ class Studio:
     def tool(self, name: str) -> None:
         self.page.click(f"#board button[data-tool={name}]")
 
-    def stroke(self, *places: tuple[float, float]) -> None:
+    def stroke(self, *places: tuple[float, float], wait: bool = True) -> None:
         """Draw with the chosen tool through places (shares of the sides), and wait until it is kept."""
         mouse = self.page.mouse
         mouse.move(*self._at(*places[0]))
@@ -80,7 +80,8 @@ class Studio:
         for place in places[1:]:
             mouse.move(*self._at(*place), steps=6)
         mouse.up()
-        self.wait_for_said("px marked")
+        if wait:
+            self.wait_for_said("px marked")
 
     def polygon(self, *corners: tuple[float, float]) -> None:
         self.tool("polygon")

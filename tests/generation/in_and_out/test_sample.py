@@ -103,6 +103,16 @@ def test_a_job_repeated_at_every_place_of_its_call_is_painted_again_bit_for_bit(
         json.dumps(painted.facts)
 
 
+def test_a_picture_says_how_many_shared_its_call_and_its_place_there(model: Path, mixed: InAndOutPainter) -> None:
+    jobs = [job(seed, 16, 16) for seed in range(12)]
+    painted = mixed.paint(jobs)
+    within = [each.facts["batch"] for each in painted if each.facts["part"] == "in"]
+    whole, rest = divmod(len(within), 3)
+    sizes = [3] * whole * 3 + [rest] * rest
+    assert within == [{"size": size, "place": place % 3} for place, size in enumerate(sizes)] and len(within) > 3
+    assert all(each.facts["batch"] == {"size": 1, "place": 0} for each in painted if each.facts["part"] == "out")
+
+
 def test_the_part_is_drawn_from_the_stream_alone(model: Path, mixed: InAndOutPainter) -> None:
     jobs = [job(seed, 16, 16) for seed in range(24)]
     parts = [painted.facts["part"] for painted in mixed.paint(jobs)]

@@ -135,6 +135,7 @@ def test_a_run_stopped_anywhere_goes_on_and_ends_with_the_same_weights(
         tune(settings(model), positives, SEED, target)
     assert not (target / "tune.json").exists()
     steps = []
+    torch.manual_seed(calls)  # what else the process drew must not count
     real = loop.Run._step
     monkeypatch.setattr(loop.Run, "_step", lambda run, *rest: (steps.append(1), real(run, *rest))[1])
     tune(settings(model), positives, SEED, target)
@@ -284,6 +285,16 @@ def test_class_pictures_are_the_untuned_models_own(model: Path, tuned: Path) -> 
         assert np.array_equal(samples.read_image(path), painted)
 
 
+def test_only_missing_class_pictures_are_painted(model: Path, tuned: Path, tmp_path: Path) -> None:
+    shutil.copytree(tuned / "class", tmp_path / "class")
+    first, second, _ = prior.paths(tmp_path, 3)
+    second.unlink()
+    first.write_bytes(b"as it was")
+    asked = settings(model)
+    prior.paint_missing(asked.tune, replace(asked.in_and_out, precision="fp32"), SEED, tmp_path)
+    assert first.read_bytes() == b"as it was" and second.read_bytes() == prior.paths(tuned, 3)[1].read_bytes()
+
+
 def test_each_batch_is_of_one_bucket_and_the_schedule_and_the_weights_are_the_configs(
     model: Path, positives: SampleSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,6 +360,9 @@ def test_the_loss_is_the_weighted_error_of_the_predicted_noise(
     assert torch.equal(exact, torch.zeros(2))
     nothing = replace(run, wrapped=network(torch.zeros_like(noise)))._losses(pictures, stream, [0, 1])
     torch.testing.assert_close(nothing, noise.square().mean(dim=(1, 2, 3)) * run.weights[steps])
+    of_class = [replace(pictures[0], is_class=True), pictures[1]]
+    replace(run, wrapped=network(noise))._losses(of_class, stream, [0, 1])
+    assert torch.equal(seen[2][2], torch.cat([run.words[1], run.words[0]])) and not torch.equal(*run.words)
     noisy, times, words = seen[0]
     assert torch.equal(times, steps) and torch.equal(words, run.words[0].expand(2, -1, -1))
     for place, picture in enumerate(pictures):

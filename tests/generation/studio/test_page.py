@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from generation import regions
 from generation.features import pyramid_features
 from generation.materials import SURFACES, paint_surface
 from generation.repaint import repaint
+from generation.studio import shown
 
 pytestmark = pytest.mark.skipif(studio_driver.chromium() is None, reason="Chromium is not installed")
 
@@ -59,6 +61,7 @@ class Served:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         made = parts.assemble(self.config, self.normals, self.folder, self.folder / "tuned", pyramid_features)
+        self.session = made.session
         self.blocks, self.worker = page.serve(made, "127.0.0.1", port, open_browser=False, block=False)
         self.url = f"http://127.0.0.1:{port}"
 
@@ -200,7 +203,8 @@ def test_what_is_missing_is_said_in_one_line_and_nothing_that_was_entered_is_los
     studio.page.wait_for_function("document.querySelector('#note').textContent.includes('/no/such/model')")
     studio.fill("prompt", "thin scratch")
     studio.paint()
-    assert "/no/such/model" in studio.wait_for_status("refused", "/no/such/model")
+    assert "DIAG cannot paint yet" in studio.wait_for_status("refused", "under Method")
+    assert "/no/such/model" in studio.page.inner_text("#note")
     studio.reload()
     studio.wait_for_board(name)
     studio.wait_for_said("px marked")
@@ -227,6 +231,9 @@ def test_a_small_local_model_paints_on_the_page_without_a_gpu(opened: Any, norma
         studio.wait_for_status("idle", "3 of 3 painted")
         studio.page.click("#accept")
         studio.wait_for_candidate(number + 1)
+        studio.fill("prompt", "something else")
+        studio.page.click("#hints button")
+        studio.page.wait_for_function("document.querySelector('#prompt textarea').value === 'white crack'")
         sample = samples.load(served.folder / "accepted").samples[0]
         assert sample.source == "diag" and sample.provenance["prompt"] == "white crack"
         assert np.array_equal(
@@ -234,3 +241,129 @@ def test_a_small_local_model_paints_on_the_page_without_a_gpu(opened: Any, norma
         )
     finally:
         served.close()
+
+
+def held(work: Callable[..., Any], until: threading.Event) -> Callable[..., Any]:
+    """The same work, done late: as on a slow disk."""
+
+    def late(*given: Any, **named: Any) -> Any:
+        assert until.wait(30)
+        return work(*given, **named)
+
+    return late
+
+
+def test_a_key_judges_the_picture_that_was_seen_when_it_was_pressed(
+    opened: Any, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio = Studio(opened, served.url)
+    studio.choose(0)
+    studio.stroke((0.3, 0.3), (0.6, 0.4))
+    studio.fill("person", "Ada")
+    studio.fill("count", "3")
+    studio.paint()
+    first = studio.wait_for_candidate()
+    studio.wait_for_status("idle", "3 of 3 painted")
+    studio.page.locator("#view .title").click()
+    answered = threading.Event()
+    monkeypatch.setattr(served.session, "decide", held(served.session.decide, answered))
+    studio.press("a")
+    studio.press("r")  # the next picture is not on the screen yet
+    studio.press("j")
+    answered.set()
+    studio.wait_for_candidate(first + 1)
+    studio.press("r")
+    studio.wait_for_candidate(first + 2)
+    assert [one.decision for one in served.session.candidates()] == ["accepted", "rejected", None]
+    assert (served.folder / "decisions.jsonl").read_text().count("\n") == 2
+
+
+def test_what_is_painted_on_is_what_this_tab_shows(
+    opened: Any, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio = Studio(opened, served.url)
+    name = studio.choose(0)
+    studio.fill("person", "Ada")
+    studio.fill("count", "1")
+    studio.stroke((0.3, 0.3), (0.6, 0.4))
+    other = Studio(opened, served.url)
+    assert other.choose(3) != name
+    saved = threading.Event()
+    monkeypatch.setattr(served.session, "save_mask", held(served.session.save_mask, saved))
+    studio.stroke((0.2, 0.8), (0.8, 0.8), wait=False)
+    studio.paint()
+    studio.page.evaluate("fetch('/').then(answer => answer.text())")  # an order that did not wait would be there now
+    saved.set()
+    number = studio.wait_for_candidate()
+    studio.tab("Where")
+    studio.wait_for_said("px marked")
+    mask = served.session.candidate_mask(number)
+    assert served.session.candidates()[0].normal == name
+    assert mask is not None and np.count_nonzero(mask) == int(studio.said().split()[0])
+
+
+def test_an_open_polygon_is_named_and_outlives_a_reload(opened: Any, served: Served) -> None:
+    studio = Studio(opened, served.url)
+    name = studio.choose(0)
+    studio.fill("person", "Ada")
+    studio.fill("count", "1")
+    studio.tool("polygon")
+    for corner in ((0.2, 0.2), (0.6, 0.2), (0.6, 0.6), (0.9, 0.9)):
+        studio.page.mouse.click(*studio._at(*corner))
+    studio.tool("brush")
+    studio.tool("polygon")
+    studio.paint()
+    assert "4 corners is not closed" in studio.wait_for_status("refused")
+    studio.reload()
+    studio.wait_for_board(name)
+    studio.page.locator("#board .stage").hover()
+    studio.press("Control+z")  # the last corner
+    studio.press("Enter")
+    studio.wait_for_said("px marked")
+    marked = int(studio.said().split()[0])
+    studio.paint()
+    mask = served.session.candidate_mask(studio.wait_for_candidate())
+    assert mask is not None and np.count_nonzero(mask) == marked
+    assert mask[60, 60] == 255 and mask[140, 98] == 0, "the triangle, without the corner that was taken back"
+
+
+def test_a_count_that_cannot_be_used_is_said_and_the_last_good_one_is_kept(opened: Any, served: Served) -> None:
+    studio = Studio(opened, served.url)
+    studio.choose(0)
+    studio.stroke((0.3, 0.3), (0.6, 0.4))
+    studio.fill("person", "Ada")
+    studio.fill("count", "2")
+    for text, said in (("", "empty"), ("0", "0;"), ("1.5", "1.5;"), ("65", "65;")):
+        studio.page.locator("#count input").fill(text)
+        studio.paint()
+        assert f"count is {said}" in studio.wait_for_status("refused", f"count is {said}")
+    studio.fill("kind", "scuff")
+    assert served.session.form.count == 2 and served.session.form.kind == "scuff"
+    assert not served.session.candidates()
+
+
+def test_a_picture_that_is_lost_takes_nothing_else_with_it(opened: Any, served: Served) -> None:
+    studio = Studio(opened, served.url)
+    name = studio.choose(0)
+    studio.stroke((0.3, 0.3), (0.6, 0.4))
+    studio.fill("person", "Ada")
+    studio.fill("count", "1")
+    studio.paint()
+    number = studio.wait_for_candidate()
+    served.close()
+    (served.normals.root / name).unlink()
+    (served.normals.root / "good/4.png").write_bytes(b"spoiled")
+    shown._thumb_of.cache_clear()  # as in a new process
+    served.open()
+    studio = Studio(opened, served.url)
+    studio.wait_for_said("0.png")  # what was on the board, by its name
+    studio.tab("Judge")
+    studio.wait_for_candidate(number)
+    assert "cannot be read any more" in studio.page.inner_text("#view .advice")
+    studio.press("a")
+    assert "not found" in studio.wait_for_status("refused")
+    studio.press("r")
+    studio.page.wait_for_selector("#view .none", state="visible")
+    assert served.session.candidates()[0].decision == "rejected"
+    assert studio.page.locator("#normals figure", has_text="cannot be read").count() == 2
+    studio.choose(1)
