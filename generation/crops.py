@@ -136,13 +136,6 @@ def resize(image: Image, width_px: int, height_px: int) -> Image:
     return made.astype(np.uint8, copy=False)
 
 
-def resize_mask(mask: Image, width_px: int, height_px: int) -> Image:
-    """A mask at another size, 0 or 255: a pixel that the defect touches is masked."""
-    rows, columns = _touches(mask.shape[0], height_px), _touches(mask.shape[1], width_px)
-    touched = rows @ (mask > 0).astype(np.float32) @ columns.T > 0
-    return touched.astype(np.uint8) * np.uint8(255)
-
-
 def _start(box: int, extent: int, side: int, length: int) -> int:
     if side >= length:
         return (length - side) // 2

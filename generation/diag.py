@@ -26,6 +26,7 @@ from PIL import Image as Pictures
 from diagline.config_generate import DiagConfig
 from diagline.errors import DatasetError, GenerationError
 from generation import crops, pipelines, prompts
+from generation.masks import fit_mask
 from generation.model_folder import ModelFolder
 from generation.painting import Image, Job, Painted, as_grey_as
 
@@ -149,7 +150,7 @@ class DiagPainter:
         if config.resize_width_px:
             sides = config.resize_width_px, config.resize_height_px
             normals = [crops.resize(normal, *sides) for normal in normals]
-            masks = [crops.resize_mask(mask, *sides) for mask in masks]
+            masks = [fit_mask(mask, config.resize_height_px, config.resize_width_px) for mask in masks]
         squares = [crops.around(mask, config.padding_px) for mask in masks]
         made = self._call(
             jobs,

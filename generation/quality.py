@@ -29,6 +29,7 @@ from generation.duplicates import (
     picture_signature,
 )
 from generation.features import Features, Reference, pack, pyramid_features, reference, unpack
+from generation.masks import fit_mask
 from generation.painting import Image, Job, Painted
 
 __all__ = ["Calibration", "Duplicates", "Features", "Scores", "calibrate", "judge", "pyramid_features", "score"]
@@ -223,7 +224,7 @@ def _redraw_place(
         window = _window(normal, rng.random(2))
         return window, visibility.random_mask(window.shape[0], window.shape[1], rng), _window(donor, rng.random(2))
     drawn = masks[int(rng.integers(len(masks)))]
-    mask = _resized_mask(drawn, normal.shape[0], normal.shape[1])
+    mask = fit_mask(drawn, normal.shape[0], normal.shape[1])
     ys, xs = np.nonzero(mask)
     at = int(rng.integers(len(ys))) if len(ys) else 0
     place = (ys[at] / mask.shape[0], xs[at] / mask.shape[1]) if len(ys) else rng.random(2)
@@ -281,8 +282,3 @@ def _resized(image: Image, height_px: int, width_px: int) -> Image:
         return image
     how = cv2.INTER_AREA if height_px * width_px < image.shape[0] * image.shape[1] else cv2.INTER_LINEAR
     return cast(Image, cv2.resize(image, (width_px, height_px), interpolation=how))
-
-
-def _resized_mask(mask: Image, height_px: int, width_px: int) -> Image:
-    """Thin masks survive: a pixel belongs to it when any of the mask falls on it."""
-    return np.where(_resized(mask, height_px, width_px) > 0, np.uint8(255), np.uint8(0))

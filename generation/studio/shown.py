@@ -169,7 +169,7 @@ def note(method: str, broken: Mapping[str, str]) -> str:
     grey = [name for name, why in broken.items() if why]
     rules = "".join(f"#method label:has(input[value={name}]) {{ opacity: 0.5; }}" for name in grey)
     others = [METHODS[name] for name in grey if name != method]
-    more = f" {' and '.join(others)} cannot paint yet: choose it to read why." if others else ""
+    more = f" {' and '.join(others)} cannot paint yet: choose one to read why." if others else ""
     why = f'<span class="bad">{html.escape(broken[method])}</span> (or write its folder under "Model and more").'
     said = why if broken[method] else html.escape(NOTES[method])
     return f"<style>{rules}</style>{said}{html.escape(more)}"

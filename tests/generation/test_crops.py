@@ -174,16 +174,3 @@ def test_a_mask_is_not_faded_at_the_pictures_border() -> None:
     weight = crops.feather(mask, 4.0)
     assert (weight[:, 39] == 1.0).all() and (weight[0] == weight[20]).all()
     assert (crops.feather(np.full((9, 9), 255, np.uint8), 4.0) == 1.0).all()
-
-
-@settings(deadline=None, max_examples=60)
-@given(height_px=SIDES, width_px=SIDES, seed=st.integers(0, 2**31), new=st.tuples(SIDES, SIDES))
-def test_a_mask_at_another_size_keeps_every_thin_line(
-    height_px: int, width_px: int, seed: int, new: tuple[int, int]
-) -> None:
-    mask = some_mask(height_px, width_px, seed)
-    made = crops.resize_mask(mask, *new)
-    assert made.shape == new[::-1] and set(np.unique(made)) <= {0, 255}
-    for row, column in zip(*np.nonzero(mask), strict=True):
-        assert made[int((row + 0.5) * new[1] / height_px), int((column + 0.5) * new[0] / width_px)] == 255
-    assert np.array_equal(crops.resize_mask(mask, width_px, height_px), mask)
