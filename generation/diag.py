@@ -25,9 +25,10 @@ from PIL import Image as Pictures
 
 from diagline.config_generate import DiagConfig
 from diagline.errors import DatasetError, GenerationError
-from generation import crops, pipelines, prompts
+from generation import crops
+from generation.diffusion import pipelines, prompts
+from generation.diffusion.model_folder import ModelFolder
 from generation.masks import fit_mask
-from generation.model_folder import ModelFolder
 from generation.painting import Image, Job, Painted, as_grey_as
 
 SECTION = "generate.diag"

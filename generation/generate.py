@@ -9,7 +9,7 @@
 A run that stops at any moment goes on from its candidates and ends with the same set, whatever
 the number of processes: a batch is painted whole by one of them, and what is kept follows from
 the candidates alone. Leaves out: the methods, the plan's draws (`plan.py`), the gate's rules
-(`quality.py`), painting again (`repaint.py`).
+(`quality/`), painting again (`repaint.py`).
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from diagline import console, files, samples
 from diagline.errors import DatasetError, OutputError
 from diagline.samples import DEFECT, Sample, SampleSet
 from generation import quality
-from generation.duplicates import Signature
 from generation.painting import Job, Painted, Painter
 from generation.plan import Draws, Entry
 from generation.processes import Processes
 from generation.quality import Calibration, Features
+from generation.quality.duplicates import Signature
 from generation.repaint import provenance
 
 FORMAT = "diagline-plan-1"

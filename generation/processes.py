@@ -1,7 +1,7 @@
 """Which share of a run this process paints: all of it, or one of several under `accelerate launch`.
 
 Processes talk through the run's folder, which all of them see; they only wait for one
-another. Leaves out: starting processes, and choosing the GPU (`pipelines.py`).
+another. Leaves out: starting processes, and choosing the GPU (`diffusion/pipelines.py`).
 """
 
 from __future__ import annotations

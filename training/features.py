@@ -1,6 +1,6 @@
 """ResNet-50 as a measure of likeness: what the quality gate compares pictures by.
 
-Layers up to layer3, so that partial weights serve. Leaves out: the gate (`generation/quality.py`).
+Layers up to layer3, so that partial weights serve. Leaves out: the gate (`generation/quality/`).
 """
 
 from __future__ import annotations

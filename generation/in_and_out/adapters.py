@@ -22,7 +22,7 @@ from torch import nn
 from diagline import console, files
 from diagline.config_generate import TuneConfig
 from diagline.errors import GenerationError
-from generation.pipelines import seed_of
+from generation.diffusion.pipelines import seed_of
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 LORA, RESULT, PLAN = "lora", "tune.json", "plan.json"

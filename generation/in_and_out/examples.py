@@ -19,7 +19,8 @@ import torch
 from diagline import console, samples
 from diagline.config_generate import TuneConfig
 from diagline.errors import GenerationError
-from generation import crops, prompts
+from generation import crops
+from generation.diffusion import prompts
 from generation.in_and_out import buckets
 from generation.painting import Image
 

@@ -23,11 +23,11 @@ from diagline import console
 from diagline.config_generate import GenerateConfig
 from diagline.errors import TrainingError
 from diagline.samples import SampleSet
-from generation import pipelines
+from generation.diffusion import pipelines
+from generation.diffusion.model_folder import ModelFolder
 from generation.in_and_out import adapters, buckets, examples, objective, prior, progress
 from generation.in_and_out.examples import Example
 from generation.in_and_out.sampler import SECTION
-from generation.model_folder import ModelFolder
 
 MAX_GRADIENT_NORM = 1.0
 NAMED = 8
@@ -112,7 +112,7 @@ class Run:
             optimiser.load_state_dict(done.optimiser)
             if accelerator.scaler is not None and done.scaler is not None:
                 accelerator.scaler.load_state_dict(done.scaler)
-            console.console.print(f"{target}: going on after epoch {len(done.history)}")
+            console.console.print(f"{target}: going on after epoch {len(done.history)}", soft_wrap=True)
         return cls(
             settings=settings,
             seed=seed,

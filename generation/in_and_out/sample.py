@@ -20,7 +20,8 @@ import numpy as np
 
 from diagline.config_generate import InAndOutConfig
 from diagline.errors import require
-from generation import crops, pipelines
+from generation import crops
+from generation.diffusion import pipelines
 from generation.in_and_out import adapters
 from generation.in_and_out.sampler import Sampler
 from generation.memseg import MemSegPainter, MemSegSettings

@@ -20,9 +20,9 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from diagline.config_generate import InAndOutConfig
 from diagline.errors import GenerationError
-from generation import pipelines, prompts
+from generation.diffusion import pipelines, prompts
+from generation.diffusion.model_folder import ModelFolder
 from generation.in_and_out import adapters
-from generation.model_folder import ModelFolder
 from generation.painting import Image
 
 SECTION = "generate.in_and_out"

@@ -25,11 +25,11 @@ from diagline import console, files
 from diagline.config_generate import GenerateConfig, InAndOutConfig
 from diagline.errors import DatasetError, TrainingError
 from diagline.samples import DEFECT, SampleSet
-from generation import pipelines
+from generation.diffusion import pipelines
+from generation.diffusion.model_folder import ModelFolder
 from generation.in_and_out import adapters, prior, progress
 from generation.in_and_out.loop import Run
 from generation.in_and_out.sampler import SECTION, check_kind
-from generation.model_folder import ModelFolder
 
 _MIXED = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
 
@@ -71,7 +71,9 @@ def tune(settings: GenerateConfig, positives: SampleSet, seed: int, target: Path
     ended = progress.finished(target)
     accelerator.wait_for_everyone()  # nobody writes before everybody has looked
     if ended:
-        console.console.print(f"{target}: already tuned with these settings and pictures; remove it to tune again")
+        console.console.print(
+            f"{target}: already tuned with these settings and pictures; remove it to tune again", soft_wrap=True
+        )
         return target / adapters.LORA
     started = time.monotonic()
     prior.paint_missing(settings.tune, sampling, seed, target, accelerator.process_index, accelerator.num_processes)

@@ -17,10 +17,10 @@ from diagline.config_generate import GenerateConfig
 from diagline.errors import DiaglineError
 from diagline.samples import SampleSet
 from generation import painters, quality
-from generation.features import Features
-from generation.model_folder import locate
+from generation.diffusion.model_folder import locate
 from generation.painting import Job, Painted, Painter
 from generation.quality import Calibration
+from generation.quality.features import Features
 from generation.studio.page import Parts
 from generation.studio.session import Form, Session
 

@@ -18,8 +18,8 @@ from tiny_diffusion import save_flux2_klein, save_sd15, save_sd_inpaint, save_sd
 
 from diagline.config_generate import DiagConfig
 from diagline.errors import DatasetError, GenerationError
-from generation import pipelines
 from generation.diag import DiagPainter
+from generation.diffusion import pipelines
 from generation.painting import Job, Painted, Painter
 
 pytestmark = pytest.mark.usefixtures("one_thread")

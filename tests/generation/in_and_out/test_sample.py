@@ -15,7 +15,8 @@ from tiny_diffusion import save_sd_inpaint
 
 from diagline.config_generate import InAndOutConfig, TuneConfig
 from diagline.errors import DatasetError, GenerationError
-from generation import painters, pipelines
+from generation import painters
+from generation.diffusion import pipelines
 from generation.in_and_out import InAndOutPainter, adapters
 from generation.memseg import MemSegPainter, MemSegSettings
 from generation.painting import Job, Painted, Painter

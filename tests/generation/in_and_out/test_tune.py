@@ -22,7 +22,7 @@ from diagline import console, samples
 from diagline.config_generate import GenerateConfig, InAndOutConfig, TuneConfig
 from diagline.errors import DatasetError, GenerationError, TrainingError
 from diagline.samples import SampleSet
-from generation import pipelines
+from generation.diffusion import pipelines
 from generation.in_and_out import InAndOutPainter, adapters, buckets, loop, objective, prior, progress
 from generation.in_and_out.tune import tune
 from generation.painting import Job

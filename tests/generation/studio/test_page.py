@@ -20,8 +20,8 @@ from diagline.config_generate import GenerateConfig
 from diagline.preprocess import InputContract
 from diagline.samples import GOOD, Sample, SampleSet
 from generation import regions
-from generation.features import pyramid_features
 from generation.materials import SURFACES, paint_surface
+from generation.quality.features import pyramid_features
 from generation.repaint import repaint
 from generation.studio import shown
 

@@ -1,7 +1,7 @@
 """What a picture looks like as a vector, and how far it is from the good ones.
 
 `pyramid_features` needs no weights: colour and texture statistics over the levels of a pyramid.
-Another callable (a network's) may take its place. Leaves out: networks, thresholds (`quality.py`).
+Another callable (a network's) may take its place. Leaves out: networks, thresholds (`gate.py`).
 """
 
 from __future__ import annotations

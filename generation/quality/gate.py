@@ -17,8 +17,10 @@ import numpy as np
 
 from diagline.config_generate import QualityConfig
 from diagline.errors import DatasetError
-from generation import visibility
-from generation.duplicates import (
+from generation.masks import fit_mask
+from generation.painting import Image, Job, Painted
+from generation.quality import visibility
+from generation.quality.duplicates import (
     CELLS,
     Duplicates,
     Grid,
@@ -28,11 +30,7 @@ from generation.duplicates import (
     picture_cells,
     picture_signature,
 )
-from generation.features import Features, Reference, pack, pyramid_features, reference, unpack
-from generation.masks import fit_mask
-from generation.painting import Image, Job, Painted
-
-__all__ = ["Calibration", "Duplicates", "Features", "Scores", "calibrate", "judge", "pyramid_features", "score"]
+from generation.quality.features import Features, Reference, pack, reference, unpack
 
 _REDRAWN, _WINDOW_PX = 160, 256  # how often good surface is redrawn, in pictures of at most this side
 _PAIRS = 32

@@ -3,7 +3,7 @@
 A defect's signature is its change over the good surface within its mask's box; a whole picture's
 is what sets it apart from the mean good picture. Two defects of one mask and one prompt on two
 normals are not the same: their changes differ by both surfaces' texture. Leaves out: thresholds
-(`quality.py`).
+(`gate.py`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from generation.features import pack, unpack
 from generation.painting import Image
+from generation.quality.features import pack, unpack
 
 CELLS = 32
 Grid = NDArray[np.float32]

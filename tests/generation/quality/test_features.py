@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from generation.features import Reference, pyramid_features, reference
 from generation.materials import SURFACES, paint_surface
+from generation.quality.features import Reference, pyramid_features, reference
 
 
 def surface(seed: int, name: str = "cast", height_px: int = 72, width_px: int = 64) -> np.ndarray:

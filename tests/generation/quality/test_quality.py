@@ -9,11 +9,11 @@ import pytest
 
 from diagline.config_generate import QualityConfig
 from diagline.errors import DatasetError
-from generation import quality, visibility
-from generation.duplicates import Signature, correlation
+from generation import quality
 from generation.materials import SURFACES, paint_surface
 from generation.painting import Job, Painted
-from generation.quality import Calibration, Scores, calibrate, judge, pyramid_features, score
+from generation.quality import Calibration, Scores, calibrate, judge, pyramid_features, score, visibility
+from generation.quality.duplicates import Signature, correlation
 
 SETTINGS = QualityConfig()
 SIDE_PX = 128

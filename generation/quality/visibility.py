@@ -3,7 +3,7 @@
 A change is looked at in several views (fine, fine in a small part of the mask, coarse, texture,
 colour), each in units of the local noise of the good surface as the same view sees it. What a view
 shows when good surface is redrawn as good surface (`redrawn`) is what a visible defect must exceed.
-Leaves out: thresholds and verdicts (`quality.py`).
+Leaves out: thresholds and verdicts (`gate.py`).
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from PIL.Image import Image
 from diagline import console
 from diagline.config_generate import DiagConfig, InAndOutConfig
 from diagline.errors import GenerationError
-from generation.model_folder import LEFT_OUT, ModelFolder, Part, locate, survey
+from generation.diffusion.model_folder import LEFT_OUT, ModelFolder, Part, locate, survey
 
 __all__ = ["Placement", "generator", "guard", "load", "locate", "place", "run", "seed_of", "survey", "versions"]
 

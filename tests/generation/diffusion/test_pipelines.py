@@ -18,8 +18,8 @@ from tiny_diffusion import save_flux2_klein, save_sd15, save_sdxl_inpaint
 
 from diagline.config_generate import DiagConfig, InAndOutConfig
 from diagline.errors import GenerationError
-from generation import pipelines
-from generation.prompts import Words
+from generation.diffusion import pipelines
+from generation.diffusion.prompts import Words
 
 SDXL = "diffusers/stable-diffusion-xl-1.0-inpainting-0.1"
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -315,7 +315,7 @@ def test_the_record_names_the_libraries() -> None:
 
 def test_finding_a_model_needs_neither_torch_nor_diffusers(sdxl: Path) -> None:
     code = (
-        "import sys; from generation import model_folder; model_folder.locate(sys.argv[1], 'key'); "
+        "import sys; from generation.diffusion import model_folder; model_folder.locate(sys.argv[1], 'key'); "
         "print(sorted({'torch', 'diffusers', 'transformers'} & sys.modules.keys()))"
     )
     made = subprocess.run([sys.executable, "-c", code, str(sdxl)], capture_output=True, text=True, check=True)
