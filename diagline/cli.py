@@ -190,9 +190,8 @@ def tune(
     config = _asked(config_file, overrides, tiny, None, "in_and_out", None, model)
     console.print(f"adapters in {verbs.tune(config, skip_bad)}", soft_wrap=True)
     words = json.dumps([config.generate.tune.prompt])
-    _next(
-        f"generate {config_file} --method in_and_out --set generate.in_and_out.lora=tuned --set 'generate.prompts={words}'"
-    )
+    tuned = "--set generate.in_and_out.lora=tuned"
+    _next(f"generate {config_file} --method in_and_out {tuned} --set 'generate.prompts={words}'")
 
 
 @app.command()
