@@ -62,6 +62,26 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def place(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`, or where links cannot be made an equal one.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    if target.exists():
+        if os.path.samefile(source, target) or source.read_bytes() == target.read_bytes():
+            return
+    else:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(source, target)
+        except OSError:  # another file system, or one without links
+            pass
+        else:
+            return
+    write_bytes(target, source.read_bytes())
+
+
 @contextmanager
 def folder_aside(target: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes `target` when the block ends well.

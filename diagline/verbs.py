@@ -20,7 +20,7 @@ from diagline import files, inspect_data, layouts, pages, record, samples
 from diagline.bundle import Bundle
 from diagline.config import Config
 from diagline.config_generate import METHODS
-from diagline.console import console, track
+from diagline.console import SPEAKS, console, track
 from diagline.errors import DatasetError, TrainingError, require
 from diagline.samples import DEFECT, GOOD, SampleSet
 
@@ -113,7 +113,6 @@ def generate(config: Config, skip_bad: bool = False, restart: bool = False) -> S
     from generation import generate as room
     from generation import painters
     from generation.plan import Draws
-    from generation.processes import Processes
 
     if config.generate.count == 0:
         raise DatasetError("generate.count = 0; expected the number of defects to paint; set it in [generate]")
@@ -131,7 +130,7 @@ def generate(config: Config, skip_bad: bool = False, restart: bool = False) -> S
     painter = painters.build(config.generate, tuned_folder(config))
     target = generated_folder(config)
     painted = room.generate(draws, painter, picture_features(config), target, restart)
-    if Processes.here().is_main and not (target / "run.json").is_file():  # else painted earlier: its record stands
+    if SPEAKS and not (target / "run.json").is_file():  # else painted earlier: its record stands
         record.write(target, config, real.hash(), seconds=round(time.monotonic() - started, 1))
     return painted
 

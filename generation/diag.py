@@ -164,7 +164,7 @@ class DiagPainter:
         )
         painted = []
         for place, (job, normal, mask, crop) in enumerate(zip(jobs, normals, masks, squares, strict=True)):
-            square = as_grey_as(_to_bgr(made[place]), normal)
+            square = as_grey_as(pipelines.to_bgr(made[place]), normal)
             image = crops.paste(normal, square, mask, crop, config.feather_px)
             painted.append(Painted(image, mask, self._drawn(job, len(jobs), place) | {"crop": asdict(crop)}))
         return painted
@@ -190,7 +190,7 @@ class DiagPainter:
         made = self._call([job], [words], image=square, mask_image=square_mask, padding_mask_crop=config.padding_px)
         back, back_mask = (each.resize(image.size, Pictures.Resampling.BICUBIC) for each in (made[0], square_mask))
         saved = np.where(np.asarray(back_mask.convert("L")) > 127, np.uint8(255), np.uint8(0))
-        return Painted(_to_bgr(back), saved, self._drawn(job, 1, 0))
+        return Painted(pipelines.to_bgr(back), saved, self._drawn(job, 1, 0))
 
     def _call(self, jobs: Sequence[Job], words: Sequence[prompts.Encoded], **more: Any) -> list[Pictures.Image]:
         config = self._config
@@ -287,7 +287,3 @@ def _checked(job: Job) -> NDArray[np.uint8]:
 
 def _to_pil(image_bgr: Image) -> Pictures.Image:
     return Pictures.fromarray(cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB))
-
-
-def _to_bgr(picture: Pictures.Image) -> Image:
-    return cv2.cvtColor(np.asarray(picture.convert("RGB")), cv2.COLOR_RGB2BGR).astype(np.uint8, copy=False)

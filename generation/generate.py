@@ -16,15 +16,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from diagline import console, files, samples
 from diagline.errors import DatasetError, OutputError
@@ -155,11 +152,11 @@ class _Run:
     def _write(self, entry: Entry, job: Job, painted: Painted) -> None:
         root = self.draws.normals.root
         normal = {"image": entry["normal"], "sha256": files.sha256_file(root / entry["normal"])}
-        facts = {**provenance(self.painter, job, painted, normal), "index": entry["index"], "entry": entry}
+        texture = None
         if entry["texture"] is not None:
-            facts["texture"] = {"image": entry["texture"], "sha256": files.sha256_file(Path(entry["texture"]))}
+            texture = {"image": entry["texture"], "sha256": files.sha256_file(Path(entry["texture"]))}
+        facts = {**provenance(self.painter, job, painted, normal, texture), "index": entry["index"], "entry": entry}
         scores = quality.score(job, painted, self.calibration, self.features, self.painter.keeps_outside)
-        plain = scores.plain()
         stem = self._stem(entry)
         samples.write_image(stem.with_suffix(".png"), painted.image_bgr)
         if painted.mask is not None:
@@ -167,8 +164,8 @@ class _Run:
         body = {
             "entry": entry,
             "has_mask": painted.mask is not None,
-            "provenance": {**facts, "scores": {name: value for name, value in plain.items() if name != "signature"}},
-            "signature": plain["signature"],
+            "provenance": {**facts, "scores": scores.record()},
+            "signature": scores.signature.plain(),
             "reason": quality.judge(scores, self.calibration, self.draws.settings.quality, self.painter.keeps_outside),
         }
         files.write_json(stem.with_suffix(".json"), body)
@@ -239,12 +236,9 @@ def _open(work: Path, plan: Mapping[str, Any], restart: bool) -> None:
 
 def _calibrate(draws: Draws, features: Features) -> Calibration:
     """Thresholds from good pictures of the splits that are painted on."""
-    settings = draws.settings.quality
-    pool = [sample for sample in draws.normals if draws.counts.get(sample.split) and sample.label != DEFECT]
-    order = np.random.default_rng([draws.seed, 0]).permutation(len(pool))[: settings.calibration_images]
-    shown = console.track([pool[place] for place in order], "Measuring good pictures")
+    shown = console.track(draws.calibrating(), "Measuring good pictures")
     normals = [draws.normals.read_image(sample) for sample in shown]
-    return quality.calibrate(normals, features, settings, draws.seed)
+    return quality.calibrate(normals, features, draws.settings.quality, draws.seed)
 
 
 def _finish(
@@ -282,19 +276,12 @@ def _gather(root: Path, run: _Run, candidates: Sequence[tuple[_Candidate, str, s
     for candidate, name, reason in candidates:
         normal = run.draws.normal(candidate.entry)
         image, mask = f"images/{name}.png", f"masks/{name}.png" if candidate.record["has_mask"] else None
-        _link(candidate.stem.with_suffix(".png"), root / image)
+        files.place(candidate.stem.with_suffix(".png"), root / image)
         if mask is not None:
-            _link(candidate.stem.with_suffix(".mask.png"), root / mask)
+            files.place(candidate.stem.with_suffix(".mask.png"), root / mask)
         facts = dict(candidate.record["provenance"])
         if reason is not None:
             facts["rejected"] = reason
         kind = candidate.entry["mask"].get("kind", run.painter.name)
         records.append(Sample(image, mask, DEFECT, kind, normal.group, normal.split, run.painter.name, facts))
     SampleSet(root, tuple(records)).save()
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)

@@ -39,20 +39,17 @@ def build(settings: GenerateConfig, tuned: Path) -> Painter:
     return InAndOutPainter(settings.in_and_out, lora, MemSegSettings(foreground=settings.foreground))
 
 
-def rebuild(facts: Mapping[str, Any], device: str | None = None) -> Painter:
+def rebuild(facts: Mapping[str, Any]) -> Painter:
     """The method that a record's facts describe.
 
     Args:
         facts: what `Painter.facts` gave.
-        device: paint on this one instead.
 
     Raises:
         DatasetError: not the record of a method that is known here.
         GenerationError: as `build`, or the model is of another revision now.
     """
     method, settings = facts.get("method"), dict(facts.get("settings", {}))
-    if device is not None and "device" in settings:
-        settings["device"] = device
     if method == "memseg":
         return MemSegPainter(MemSegSettings(**settings))
     require("diffusers", "workstation")

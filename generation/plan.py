@@ -56,6 +56,7 @@ class Draws:
         _check_counts(counts)
         self.normals, self.settings, self.seed, self.counts = normals, settings, seed, dict(counts)
         self._good = {split: normals.split(split).labelled(GOOD).samples for split in counts}
+        self._by_image = {sample.image: sample for good in self._good.values() for sample in good}
         for split, good in self._good.items():
             if counts[split] and not good:
                 raise DatasetError(
@@ -128,12 +129,17 @@ class Draws:
 
     def normal(self, entry: Entry) -> Sample:
         """The good picture an entry is painted on."""
-        return next(sample for sample in self._good[entry["split"]] if sample.image == entry["normal"])
+        return self._by_image[entry["normal"]]
+
+    def calibrating(self) -> list[Sample]:
+        """The good pictures that the gate's thresholds are measured on, of the splits that are painted on."""
+        pool = [sample for sample in self.normals if self.counts.get(sample.split) and sample.label == GOOD]
+        order = np.random.default_rng([self.seed, 0]).permutation(len(pool))
+        return [pool[place] for place in order[: self.settings.quality.calibration_images]]
 
     def originals(self) -> list[Path]:
         """Real pictures that nothing generated may copy: good ones the gate is calibrated on, and real defects."""
-        few = [sample for split in self.counts for sample in self._good[split]]
-        found = [self.normals.root / sample.image for sample in few[: self.settings.quality.calibration_images]]
+        found = [self.normals.root / sample.image for sample in self.calibrating()]
         if self._positives is not None:
             wanted = self._positives.where(lambda sample: sample.split in self.counts and sample.label == DEFECT)
             found += [wanted.root / sample.image for sample in wanted]
@@ -190,15 +196,13 @@ def _check_counts(counts: Mapping[str, int]) -> None:
 
 def _with_masks(positives: SampleSet | None, split: str) -> list[Sample]:
     """The real defects of a split whose masks are not empty."""
-    found = () if positives is None else positives.split(split).labelled(DEFECT).samples
     usable = []
-    for sample in found:
-        if positives is None or sample.mask is None:
-            continue
-        mask = positives.read_mask(sample)
-        if cv2.countNonZero(mask):
-            masks.check_mask(mask, positives.read_image(sample), str(positives.root / sample.mask))
-            usable.append(sample)
+    if positives is not None:
+        for sample in positives.where(lambda one: one.split == split and one.label == DEFECT and one.mask is not None):
+            mask = positives.read_mask(sample)
+            if cv2.countNonZero(mask):
+                masks.check_mask(mask, positives.read_image(sample), f"{positives.root / str(sample.mask)}")
+                usable.append(sample)
     if not usable:
         raise DatasetError(
             f'generate.masks = "real": no real defect of split {split} has a mask; '

@@ -28,9 +28,6 @@ from numpy.typing import NDArray
 
 from diagline import files
 from diagline.errors import ConfigError
-from generation.masks import check_mask as check_mask  # with the two below also reached from here
-from generation.masks import decode_mask as decode_mask
-from generation.masks import encode_mask as encode_mask
 from generation.masks import fit_mask
 
 Image = NDArray[np.uint8]

@@ -58,18 +58,25 @@ def repaint(normals_root: Path, sample: Sample, painter: Painter | None = None) 
     return painted
 
 
-def provenance(painter: Painter, job: Job, painted: Painted, normal: Mapping[str, Any]) -> dict[str, Any]:
+def provenance(
+    painter: Painter,
+    job: Job,
+    painted: Painted,
+    normal: Mapping[str, Any],
+    texture: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Everything needed to paint a picture again.
 
     Args:
         normal: `image`, its path below the normals' root, and its `sha256`.
+        texture: likewise, of `job.texture_bgr`'s file, its path as it was given.
     """
     return {
         **painter.facts(),
         "seed": job.stream[0],
         "stream": list(job.stream),
         "normal": dict(normal),
-        "texture": None,
+        "texture": None if texture is None else dict(texture),
         "prompt": job.prompt,
         "negative_prompt": job.negative_prompt,
         "mask_png": None if job.mask is None else encode_mask(job.mask),

@@ -6,12 +6,12 @@ Layers up to layer3, so that partial weights serve. Leaves out: the gate (`gener
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from diagline.errors import TrainingError
 from training import teacher
@@ -40,16 +40,7 @@ def resnet50(weights: str, stride_in_1x1: bool) -> Callable[[NDArray[np.uint8]],
             f"{weights}: leaves {', '.join(holes)} to chance; expected conv1 to layer3 whole; choose another file"
         )
     network.eval()
-    means: dict[str, torch.Tensor] = {}
-
-    def keep(name: str) -> Any:
-        def hook(module: Any, given: Any, output: torch.Tensor) -> None:
-            means[name] = output.mean(dim=(2, 3))[0]
-
-        return hook
-
-    for name in NEEDED[2:]:
-        getattr(network.resnet, name).register_forward_hook(keep(name))
+    layers = create_feature_extractor(network.resnet, list(NEEDED[2:]))  # what lies above is not computed
 
     def measure(image_bgr: NDArray[np.uint8]) -> NDArray[np.float32]:
         scale = LONG_SIDE_PX / max(image_bgr.shape[:2])
@@ -57,7 +48,8 @@ def resnet50(weights: str, stride_in_1x1: bool) -> Callable[[NDArray[np.uint8]],
         scaled = cv2.resize(image_bgr, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
         rgb = np.ascontiguousarray(scaled[:, :, ::-1]).astype(np.float32) / 255
         with torch.inference_mode():
-            network(torch.from_numpy(rgb).permute(2, 0, 1)[None])
-        return torch.cat([means[name] for name in NEEDED[2:]]).numpy().astype(np.float32)
+            image = torch.from_numpy(rgb).permute(2, 0, 1)[None]
+            found = layers((image - network.mean) / network.std)
+        return torch.cat([found[name].mean(dim=(2, 3))[0] for name in NEEDED[2:]]).numpy().astype(np.float32)
 
     return measure

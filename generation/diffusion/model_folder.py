@@ -79,14 +79,20 @@ class ModelFolder:
 
 
 def locate(model: str, key: str) -> tuple[Path, str]:
-    """The folder of a model and its revision, from this machine alone.
+    """The folder of a model and its revision: the snapshot's commit or, for a local folder, `revision_of`.
+
+    Args, Raises: as `find`.
+    """
+    folder = find(model, key)
+    return folder, revision_of(folder) if Path(model).expanduser().is_dir() else folder.name
+
+
+def find(model: str, key: str) -> Path:
+    """The folder of a model, whole, from this machine alone; quick, whatever its size.
 
     Args:
         model: a folder with `model_index.json`, or a hub id that was downloaded.
         key: the config key that named it, for the error.
-
-    Returns:
-        The folder, and the snapshot's commit or, for a local folder, `revision_of`.
 
     Raises:
         GenerationError: not here (with size, licence and the command that brings it), or not whole.
@@ -94,7 +100,7 @@ def locate(model: str, key: str) -> tuple[Path, str]:
     folder = Path(model).expanduser()
     if folder.is_dir():
         survey(folder)
-        return folder, revision_of(folder)
+        return folder
     if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
         raise GenerationError(
             f"{key} = {model!r}: no such folder; expected one with model_index.json, or a hub id; "
@@ -110,7 +116,7 @@ def locate(model: str, key: str) -> tuple[Path, str]:
             f"get them with: {_download(model)}; or name a folder with --model PATH or {key}"
         )
     survey(snapshot)
-    return snapshot, snapshot.name
+    return snapshot
 
 
 def survey(folder: Path) -> ModelFolder:

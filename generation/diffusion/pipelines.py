@@ -10,24 +10,29 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import diffusers
 import numpy as np
 import torch
 import transformers
-from PIL.Image import Image
+from PIL.Image import Image as Picture
 
 from diagline import console
 from diagline.config_generate import DiagConfig, InAndOutConfig
-from diagline.errors import GenerationError
+from diagline.errors import DiaglineError, GenerationError
 from generation.diffusion.model_folder import LEFT_OUT, ModelFolder, Part, locate, survey
+from generation.painting import Image
 
-__all__ = ["Placement", "generator", "guard", "load", "locate", "place", "run", "seed_of", "survey", "versions"]
+__all__ = [
+    "Placement", "generator", "guard", "load", "locate", "place", "run", "seed_of", "survey", "to_bgr", "translated",
+    "versions",
+]  # fmt: skip
 
 Settings = DiagConfig | InAndOutConfig
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -131,7 +136,7 @@ def load(found: ModelFolder, kind: type[Any], placement: Placement, config: Sett
     return pipeline
 
 
-def run(pipeline: Any, config: Settings, placement: Placement, **call: Any) -> list[Image]:
+def run(pipeline: Any, config: Settings, placement: Placement, **call: Any) -> list[Picture]:
     """Call a pipeline for its pictures (Pillow, RGB).
 
     Raises:
@@ -155,16 +160,21 @@ def run(pipeline: Any, config: Settings, placement: Placement, **call: Any) -> l
 
 
 @contextmanager
-def guard(config: Settings) -> Iterator[None]:
-    """Turn running out of memory into the setting that fits next."""
+def translated(explain: Callable[[BaseException], DiaglineError]) -> Iterator[None]:
+    """Turn running out of memory, on a GPU or the processor, into what `explain` makes of it."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise out_of_memory(error, config) from error
+        raise explain(error) from error
     except RuntimeError as error:
         if "allocate memory" not in str(error):  # the processor's allocator has no error of its own
             raise
-        raise out_of_memory(error, config) from error
+        raise explain(error) from error
+
+
+def guard(config: Settings) -> AbstractContextManager[None]:
+    """Turn running out of memory into the setting that fits next."""
+    return translated(lambda error: out_of_memory(error, config))
 
 
 def out_of_memory(error: BaseException, config: Settings) -> GenerationError:
@@ -183,6 +193,11 @@ def out_of_memory(error: BaseException, config: Settings) -> GenerationError:
         f"out of {'GPU ' if gpu else ''}memory with batch_size = {config.batch_size}, memory = {config.memory!r}, "
         f"size_px = {config.size_px} ({_first_line(error)}); expected them to fit; set {step}"
     )
+
+
+def to_bgr(picture: Picture) -> Image:
+    """A pipeline's picture as `(h, w, 3)` uint8 BGR."""
+    return cv2.cvtColor(np.asarray(picture.convert("RGB")), cv2.COLOR_RGB2BGR).astype(np.uint8, copy=False)
 
 
 def versions() -> dict[str, str]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -256,25 +256,22 @@ def _batches(settings: GenerateConfig, seed: int, learnt: Sequence[Example], epo
     return buckets.plan(real, drawn, config.repeats, config.batch_size, seed, epoch)
 
 
-@contextmanager
-def _guard(settings: GenerateConfig) -> Iterator[None]:
+def _guard(settings: GenerateConfig) -> AbstractContextManager[None]:
     """Turn running out of memory while training into the setting that fits next."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        gpu = isinstance(error, torch.OutOfMemoryError)
-        if not gpu and isinstance(error, RuntimeError) and "allocate memory" not in str(error):
-            raise
-        config = settings.tune
-        if settings.in_and_out.memory == "full":
-            step = f"{SECTION}.memory = 'low'"
-        elif config.batch_size > 1:
-            step = f"generate.tune.batch_size = {config.batch_size // 2}"
-        else:
-            step = f"generate.tune.size_px = {max(config.size_px // 2 // 64 * 64, 64)}"
-        where = "GPU memory" if gpu else "memory"
-        raise TrainingError(
-            f"out of {where} while tuning with {SECTION}.memory = {settings.in_and_out.memory!r}, "
-            f"generate.tune.batch_size = {config.batch_size}, "
-            f"size_px = {config.size_px}; expected them to fit; set {step}"
-        ) from error
+    return pipelines.translated(lambda error: _out_of_memory(error, settings))
+
+
+def _out_of_memory(error: BaseException, settings: GenerateConfig) -> TrainingError:
+    config = settings.tune
+    if settings.in_and_out.memory == "full":
+        step = f"{SECTION}.memory = 'low'"
+    elif config.batch_size > 1:
+        step = f"generate.tune.batch_size = {config.batch_size // 2}"
+    else:
+        step = f"generate.tune.size_px = {max(config.size_px // 2 // 64 * 64, 64)}"
+    where = "GPU memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
+    return TrainingError(
+        f"out of {where} while tuning with {SECTION}.memory = {settings.in_and_out.memory!r}, "
+        f"generate.tune.batch_size = {config.batch_size}, "
+        f"size_px = {config.size_px}; expected them to fit; set {step}"
+    )

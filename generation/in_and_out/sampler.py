@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from diagline.config_generate import InAndOutConfig
@@ -93,7 +91,7 @@ class Sampler:
             num_inference_steps=config.steps,
             generator=[pipelines.generator(stream) for stream in streams],
         )
-        return [_to_bgr(picture) for picture in made]
+        return [pipelines.to_bgr(picture) for picture in made]
 
     def adjusted(self, config: InAndOutConfig) -> Sampler:
         """The same loaded model with other steps and guidance; the rest of `config` as it is."""
@@ -118,7 +116,3 @@ def check_kind(found: ModelFolder) -> None:
             f"{found.root}: its pipeline is {found.pipeline}; expected {StableDiffusionPipeline.__name__}, as "
             f"Stable Diffusion 1.5 has it; choose another with --model PATH"
         )
-
-
-def _to_bgr(picture: Any) -> Image:
-    return cv2.cvtColor(np.asarray(picture.convert("RGB")), cv2.COLOR_RGB2BGR).astype(np.uint8, copy=False)

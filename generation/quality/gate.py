@@ -113,9 +113,13 @@ class Scores:
     distance: float
     signature: Signature
 
+    def record(self) -> dict[str, Any]:
+        """What a picture's record keeps: all but the signature."""
+        return {name: value for name, value in asdict(self).items() if name != "signature"}
+
     def plain(self) -> dict[str, Any]:
         """Plain data for JSON; exact."""
-        return asdict(self) | {"signature": self.signature.plain()}
+        return self.record() | {"signature": self.signature.plain()}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Scores:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diagline import samples
+from diagline import files, samples
 from diagline.errors import DatasetError
 from diagline.samples import Sample, SampleSet
-from generation.studio.session_files import place, remove
+from generation.studio.session_files import remove
 
 
 class AcceptedSet:
@@ -48,9 +48,9 @@ class AcceptedSet:
 
     def _place(self, sample: Sample) -> None:
         stem = self._candidates / Path(sample.image).stem
-        place(stem.with_suffix(".png"), self._root / sample.image)
+        files.place(stem.with_suffix(".png"), self._root / sample.image)
         if sample.mask is not None:
-            place(stem.with_suffix(".mask.png"), self._root / sample.mask)
+            files.place(stem.with_suffix(".mask.png"), self._root / sample.mask)
 
     def _holds(self, wanted: tuple[Sample, ...]) -> bool:
         if not (self._root / samples.RECORDS).is_file():

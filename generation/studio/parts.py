@@ -17,7 +17,7 @@ from diagline.config_generate import GenerateConfig
 from diagline.errors import DiaglineError
 from diagline.samples import SampleSet
 from generation import painters, quality
-from generation.diffusion.model_folder import locate
+from generation.diffusion.model_folder import find
 from generation.painting import Job, Painted, Painter
 from generation.quality import Calibration
 from generation.quality.features import Features
@@ -84,7 +84,7 @@ class Models:
             return "diffusers is not installed; install it with: pip install 'diagline[workstation]'"
         section = self._settings.diag if method == "diag" else self._settings.in_and_out
         try:
-            locate(model or section.model, f"generate.{method}.model")
+            find(model or section.model, f"generate.{method}.model")
         except DiaglineError as error:
             return " ".join(str(error).split())
         return ""
@@ -120,5 +120,4 @@ class Gate:
                 images = [self._normals.read_image(sample) for sample in few]
                 self._calibration = quality.calibrate(images, self._features, self._settings, self._seed)
         scores = quality.score(job, painted, self._calibration, self._features, painter.keeps_outside)
-        plain = {name: value for name, value in scores.plain().items() if name != "signature"}
-        return plain, quality.judge(scores, self._calibration, self._settings, painter.keeps_outside)
+        return scores.record(), quality.judge(scores, self._calibration, self._settings, painter.keeps_outside)

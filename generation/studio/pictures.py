@@ -6,13 +6,13 @@ Leaves out: which pictures are shown (`page.py`).
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import cast
 
 import cv2
 import numpy as np
 
 from diagline.errors import DatasetError
+from generation.masks import decode_mask
 from generation.painting import Image
 
 THUMB_PX = 144
@@ -71,13 +71,11 @@ def mask_of(address: str) -> Image:
     """
     head, _, body = address.partition(",")
     try:
-        data = base64.b64decode(body, validate=True)
-    except (binascii.Error, ValueError):
-        data = b""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if data else None
-    if head != "data:image/png;base64" or image is None:
-        raise DatasetError("the drawing did not arrive whole; expected a PNG; draw the last stroke again")
-    return np.where(image > 127, np.uint8(255), np.uint8(0))
+        if head == "data:image/png;base64":
+            return decode_mask(body)
+    except DatasetError:
+        pass
+    raise DatasetError("the drawing did not arrive whole; expected a PNG; draw the last stroke again")
 
 
 def _encode(image: Image, suffix: str, how: list[int]) -> str:

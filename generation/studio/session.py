@@ -189,9 +189,10 @@ class Session:
             raise ValueError("a job's texture and its file; expected both or none")
         path = self.normals.root / self._normal(normal.image).image
         stands_on = {"image": normal.image, "sha256": disk.fingerprint(path, job.normal_bgr)}
-        facts = provenance(painter, job, painted, stands_on)
+        filled = None
         if texture is not None and job.texture_bgr is not None:
-            facts["texture"] = {"image": str(texture), "sha256": disk.fingerprint(texture, job.texture_bgr)}
+            filled = {"image": str(texture), "sha256": disk.fingerprint(texture, job.texture_bgr)}
+        facts = provenance(painter, job, painted, stands_on, filled)
         record: dict[str, Any] = {
             "kind": kind,
             "group": normal.group,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import os
 import re
 from pathlib import Path
 from typing import IO, Any
@@ -67,26 +66,6 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"cannot remove {path}: {error.strerror}; expected a writable folder") from error
-
-
-def place(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`, or where links cannot be made an equal one.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    if target.exists():
-        if os.path.samefile(source, target) or source.read_bytes() == target.read_bytes():
-            return
-    else:
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.link(source, target)
-        except OSError:  # another file system, or one without links
-            pass
-        else:
-            return
-    files.write_bytes(target, source.read_bytes())
 
 
 def read_json(path: Path) -> dict[str, Any]:

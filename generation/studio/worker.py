@@ -50,7 +50,6 @@ class Worker:
         self._session, self._make_painter, self._score = session, make_painter, score
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
-        self._thread: threading.Thread | None = None
         self._status = Status()
 
     @property
@@ -70,17 +69,11 @@ class Worker:
                 raise GenerationError("still painting; wait for it, or press Cancel")
             self._cancelled.clear()
             self._status = Status(True, 0, form.count, "loading the model", version=self._status.version + 1)
-        self._thread = threading.Thread(target=self._run, args=(form, normal, normal_bgr, mask), daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._run, args=(form, normal, normal_bgr, mask), daemon=True).start()
 
     def cancel(self) -> None:
         """Stop after the batch that is being painted."""
         self._cancelled.set()
-
-    def wait(self, timeout_s: float | None = None) -> None:
-        """Return when nothing is being painted."""
-        if self._thread is not None:
-            self._thread.join(timeout_s)
 
     def _run(self, form: Form, normal: Sample, normal_bgr: Image, mask: Image | None) -> None:
         done, error = 0, ""
