@@ -20,6 +20,7 @@ from typing import Any
 
 from diagline.config_checks import one_of, within
 from diagline.config_generate import GenerateConfig
+from diagline.config_train import CertifyConfig, EvaluateConfig, StudentConfig, TeacherConfig
 from diagline.errors import ConfigError
 from diagline.preprocess import InputContract
 from diagline.profiles import PROFILES
@@ -41,76 +42,6 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         one_of("data.shots", self.shots, ("full", "zero"))
-
-
-@dataclass(frozen=True, slots=True)
-class TeacherConfig:
-    """How the ResNet-50 is trained.
-
-    Attributes:
-        weights: "none", "imagenet" (torchvision downloads them), or a .pth, .safetensors or
-            .npz file, which may be partial.
-        stride_in_1x1: put a block's stride into its first 1x1 (ResNet v1 weights) instead of
-            its 3x3 (torchvision).
-        freeze: number of leading stages that are not trained, 0 to 4 (1 = stem, 2 = stem and layer1, ...).
-        batch_norm: "train" updates statistics all along; "frozen" never; "frozen_after_first_epoch"
-            is what the paper's code did.
-        schedule: "constant" as in the paper, or "cosine": a short rise, then down to 0; better from random weights.
-        balance: draw good and defective pictures equally often.
-        flips: random mirroring, "none", "horizontal", "vertical" or "both".
-        precision: fp32, bf16 (autocast), or auto: bf16 where the device computes in it.
-    """
-
-    weights: str = "none"
-    stride_in_1x1: bool = False
-    freeze: int = 0
-    batch_norm: str = "train"
-    epochs: int = 30
-    batch_size: int = 32
-    learning_rate: float = 1e-4
-    schedule: str = "constant"
-    balance: bool = True
-    flips: str = "both"
-    precision: str = "auto"
-
-    def __post_init__(self) -> None:
-        one_of("teacher.batch_norm", self.batch_norm, ("train", "frozen", "frozen_after_first_epoch"))
-        one_of("teacher.schedule", self.schedule, ("constant", "cosine"))
-        one_of("teacher.flips", self.flips, ("none", "horizontal", "vertical", "both"))
-        one_of("teacher.precision", self.precision, ("auto", "fp32", "bf16"))
-        within("teacher.freeze", self.freeze, 0, 4)
-        within("teacher.epochs", self.epochs, 1, 10_000)
-        within("teacher.batch_size", self.batch_size, 1, 4096)
-        within("teacher.learning_rate", self.learning_rate, 1e-9, 10.0)
-
-
-@dataclass(frozen=True, slots=True)
-class StudentConfig:
-    """How the compact network is distilled from the teacher.
-
-    Attributes:
-        size: S10, S30 or S100, after their MMAC at 224x632.
-        temperature: softens both logits in the distillation term.
-        soft_share: weight of the teacher's term; 0 trains without a teacher.
-    """
-
-    size: str = "S30"
-    epochs: int = 120
-    batch_size: int = 16
-    learning_rate: float = 1e-2
-    temperature: float = 2.0
-    soft_share: float = 0.9
-    balance: bool = True
-    flips: str = "both"
-
-    def __post_init__(self) -> None:
-        one_of("student.size", self.size, ("S10", "S30", "S100"))
-        one_of("student.flips", self.flips, ("none", "horizontal", "vertical", "both"))
-        within("student.epochs", self.epochs, 1, 100_000)
-        within("student.batch_size", self.batch_size, 1, 4096)
-        within("student.learning_rate", self.learning_rate, 1e-9, 10.0)
-        within("student.temperature", self.temperature, 0.1, 100.0)
-        within("student.soft_share", self.soft_share, 0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +99,8 @@ class Config:
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    certify: CertifyConfig = field(default_factory=CertifyConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
