@@ -16,9 +16,11 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from diagline import cli_proof
 from diagline import config as configs
+from diagline.cli_options import ConfigFile, Json, Set, SkipBad, Target, Tiny, load, say_next
 from diagline.config import Config
-from diagline.console import SPEAKS, command, console
+from diagline.console import SPEAKS, console
 from diagline.errors import ConfigError, DiaglineError, require
 
 HELP = "Defect-free pictures in, live int8 verdicts out: inspect, generate, train, distill, export, run, bench."
@@ -28,27 +30,9 @@ app.add_typer(data_app, name="data")
 device_app = typer.Typer(no_args_is_help=True, help="Line devices on serial ports.")
 app.add_typer(device_app, name="device")
 
+cli_proof.add_to(app)
+
 INTERRUPTED = 130  # what typer makes of Ctrl-C
-ConfigFile = Annotated[
-    Path, typer.Argument(metavar="CONFIG", help="TOML file of the line, such as configs/magnetic_tile.toml")
-]
-Target = Annotated[
-    Path, typer.Argument(metavar="BUNDLE|CONFIG", help="A bundle folder, or the TOML file whose bundle was exported")
-]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. teacher.epochs=2")
-]
-Tiny = Annotated[bool, typer.Option("--tiny", help="Use the config's small twin: seconds on a CPU")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="List unreadable pictures and go on without them")]
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout")]
-
-
-def _config(path: Path, overrides: list[str] | None, tiny: bool) -> Config:
-    return configs.load(path, tuple(overrides or ()), tiny)
-
-
-def _next(words: str) -> None:
-    console.print(f"next: {command()} {words}", style="bold", soft_wrap=True)
 
 
 @data_app.command("inspect")
@@ -66,7 +50,7 @@ def data_inspect(
 
     seed = 1234
     if target.suffix == ".toml":
-        config = _config(target, overrides, tiny)
+        config = load(target, overrides, tiny)
         target, layout, seed = config.data.root, config.data.layout, config.seed
     found = verbs.inspect(target, layout, seed, skip_bad)
     if as_json:
@@ -117,7 +101,7 @@ def generate(
     _say_rejected(result, config.generate.quality.budget)
     if with_sheet:
         console.print(f"sheet: {verbs.sheet(config, skip_bad)}", soft_wrap=True)
-    _next(f"train {config_file}")
+    say_next(f"train {config_file}")
 
 
 def _asked(
@@ -168,7 +152,7 @@ def repaint(
     from diagline import samples, verbs
 
     asked = [*(overrides or ()), *([] if method is None else [f"generate.method={method}"])]
-    path, image = verbs.repaint(_config(config_file, asked, tiny), picture)
+    path, image = verbs.repaint(load(config_file, asked, tiny), picture)
     console.print(f"{path}: painted again, the same bit for bit", soft_wrap=True)
     if output is not None:
         samples.write_image(output, image)
@@ -191,7 +175,7 @@ def tune(
     console.print(f"adapters in {verbs.tune(config, skip_bad)}", soft_wrap=True)
     words = json.dumps([config.generate.tune.prompt])
     tuned = "--set generate.in_and_out.lora=tuned"
-    _next(f"generate {config_file} --method in_and_out {tuned} --set 'generate.prompts={words}'")
+    say_next(f"generate {config_file} --method in_and_out {tuned} --set 'generate.prompts={words}'")
 
 
 @app.command()
@@ -221,9 +205,9 @@ def train(config_file: ConfigFile, overrides: Set = None, tiny: Tiny = False, sk
     """Train the ResNet-50 teacher; goes on where a stopped run left off."""
     from diagline import verbs
 
-    config = _config(config_file, overrides, tiny)
+    config = load(config_file, overrides, tiny)
     console.print(f"teacher in {verbs.train(config, skip_bad)}", soft_wrap=True)
-    _next(f"distill {config_file}")
+    say_next(f"distill {config_file}")
 
 
 @app.command()
@@ -231,9 +215,9 @@ def distill(config_file: ConfigFile, overrides: Set = None, tiny: Tiny = False, 
     """Distil the compact student from the teacher."""
     from diagline import verbs
 
-    config = _config(config_file, overrides, tiny)
+    config = load(config_file, overrides, tiny)
     console.print(f"student in {verbs.distill(config, skip_bad)}", soft_wrap=True)
-    _next(f"export {config_file}")
+    say_next(f"export {config_file}")
 
 
 @app.command()
@@ -243,7 +227,7 @@ def evaluate(
     """Score teacher, student and every exported format on the test split; writes a page."""
     from diagline import pages, verbs
 
-    config = _config(config_file, overrides, tiny)
+    config = load(config_file, overrides, tiny)
     found = verbs.evaluate(config, skip_bad)
     if as_json:
         print((config.output / "evaluation" / "metrics.json").read_text(), end="")
@@ -257,12 +241,12 @@ def export(config_file: ConfigFile, overrides: Set = None, tiny: Tiny = False, s
     """Export ONNX fp32, ONNX int8 and TFLite int8 into a bundle, measured through real engines."""
     from diagline import pages, verbs
 
-    config = _config(config_file, overrides, tiny)
+    config = load(config_file, overrides, tiny)
     bundle = verbs.export(config, skip_bad)
     console.print(pages.bundle_table(bundle))
     console.print(f"bundle: {bundle.root}", soft_wrap=True)
-    _next(f"evaluate {config_file}")
-    _next(f"run {bundle.root} --source 0")
+    say_next(f"evaluate {config_file}")
+    say_next(f"run {bundle.root} --source 0")
 
 
 @app.command()
@@ -289,7 +273,7 @@ def run(
 
     root, settings, log_default = target, configs.RunConfig(), Path("runs/run/verdicts.jsonl")
     if target.suffix == ".toml":
-        config = _config(target, overrides, tiny)
+        config = load(target, overrides, tiny)
         root, settings, log_default = config.bundle, config.run, config.output / "run" / "verdicts.jsonl"
     asked = {"source": source, "format": model_format, "threads": threads, "timeout_s": timeout_s}
     settings = configs.override(settings, asked)
@@ -316,7 +300,7 @@ def bench(
     from diagline import bundle as bundles
     from edge_runtime import bench as room
 
-    root = _config(target, overrides, tiny).bundle if target.suffix == ".toml" else target
+    root = load(target, overrides, tiny).bundle if target.suffix == ".toml" else target
     beside = root.with_name(f"{root.name.removesuffix('.bundle')}-teacher.bundle")
     if reference is None and beside.is_dir():
         reference = beside
