@@ -31,8 +31,9 @@ from rich.table import Table
 
 from diagline import bundle as bundles
 from diagline import files, record
-from diagline.bundle import FORMATS, Bundle, Format, Golden, Manifest
+from diagline.bundle import FORMATS, Bundle, Format, Golden, HeatOutput, Manifest
 from diagline.console import console, track
+from diagline.heat import Grid
 from diagline.preprocess import InputContract, preprocess
 from edge_runtime.bench import Latency
 from edge_runtime.camera.frames import Closing, Frame, stamp
@@ -116,10 +117,16 @@ def pack(target: Path, network: str, files: dict[str, bytes], formats: dict[str,
     return bundles.write(target, manifest, files, golden)
 
 
-def entry(name: str, input_dtype: str, output_dtype: str, scale: float = 1.0, zero_point: int = 0) -> Format:
-    """A format's manifest entry; the threshold rejects nothing."""
-    threshold = 127 if output_dtype == "int8" else 1e9
-    return Format(FORMATS[name], input_dtype, output_dtype, scale, zero_point, threshold, {}, (engine_of(name),))
+def entry(name: str, input_dtype: str, made: quantise.QuantisedModel | None = None, grid: Grid | None = None) -> Format:
+    """A format's manifest entry, `made` for an int8 one; the threshold rejects nothing."""
+    dtype, scale, zero_point, threshold = "float32", 1.0, 0, 1e9
+    steps: quantise.Steps | None = quantise.Steps("float32", 1.0, 0)
+    if made is not None:
+        dtype, scale, zero_point, threshold, steps = "int8", made.scale, made.zero_point, 127, made.heat
+    heat = (
+        HeatOutput(grid, steps.dtype, steps.scale, steps.zero_point) if grid is not None and steps is not None else None
+    )
+    return Format(FORMATS[name], input_dtype, dtype, scale, zero_point, threshold, {}, (engine_of(name),), heat)
 
 
 def student_bundle(folder: Path) -> Bundle:
@@ -133,9 +140,9 @@ def student_bundle(folder: Path) -> Bundle:
     tflite = to_tflite.student_tflite(student, calibration)
     files = {"tflite_int8": tflite.data, "onnx_int8": onnx_int8.data, "onnx_fp32": fp32}
     formats = {
-        "tflite_int8": entry("tflite_int8", "int8", "int8", tflite.scale, tflite.zero_point),
-        "onnx_int8": entry("onnx_int8", "uint8", "int8", onnx_int8.scale, onnx_int8.zero_point),
-        "onnx_fp32": entry("onnx_fp32", "uint8", "float32"),
+        "tflite_int8": entry("tflite_int8", "int8", tflite, student.spec.heat_grid),
+        "onnx_int8": entry("onnx_int8", "uint8", onnx_int8, student.spec.heat_grid),
+        "onnx_fp32": entry("onnx_fp32", "uint8", None, student.spec.heat_grid),
     }
     return pack(folder / "student.bundle", "student", files, formats)
 
@@ -144,9 +151,7 @@ def teacher_bundle(folder: Path) -> Bundle:
     """ResNet-50 in fp32 ONNX."""
     torch.manual_seed(SEED)
     data = to_onnx.teacher_onnx(Teacher().eval(), CONTRACT)
-    return pack(
-        folder / "teacher.bundle", "teacher", {"onnx_fp32": data}, {"onnx_fp32": entry("onnx_fp32", "uint8", "float32")}
-    )
+    return pack(folder / "teacher.bundle", "teacher", {"onnx_fp32": data}, {"onnx_fp32": entry("onnx_fp32", "uint8")})
 
 
 def measure(folder: Path, threads: int, rounds: int) -> list[Spent]:

@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diagline import files, samples
+from diagline import certificate, files, samples
 from diagline.errors import BundleError, ConfigError
+from diagline.heat import Grid
 from diagline.preprocess import InputContract
 
 SCHEMA_VERSION = 1
@@ -36,10 +37,33 @@ FORMATS = {"onnx_fp32": "model.fp32.onnx", "onnx_int8": "model.int8.onnx", "tfli
 
 
 @dataclass(frozen=True, slots=True)
+class HeatOutput:
+    """A file's second output: the coarse map of what speaks for a defect, from the same inference.
+
+    Attributes:
+        grid: where its cells lie in the network's input. The file's own shape is
+            `(1, 1, rows, columns)` in ONNX and `(1, rows, columns, 1)` in TFLite.
+        dtype: "float32", "int8" or "uint8".
+        scale, zero_point: heat in logits = scale * (output - zero_point); 1 and 0 for float32.
+    """
+
+    grid: Grid
+    dtype: str
+    scale: float
+    zero_point: int
+
+    def to_logits(self, output: NDArray[Any]) -> NDArray[np.float32]:
+        """The file's output as `(rows, columns)` float32 of logits, a copy."""
+        cells = output.reshape(self.grid.size).astype(np.float32)
+        return np.float32(self.scale) * (cells - np.float32(self.zero_point))
+
+
+@dataclass(frozen=True, slots=True)
 class Format:
     """One exported file of the network.
 
-    Every file takes one picture, `(1, height_px, width_px, channels)`, and returns one logit.
+    Every file takes one picture, `(1, height_px, width_px, channels)`, and returns one logit, a
+    student's a heat map too.
 
     Attributes:
         file: path in the bundle.
@@ -50,6 +74,7 @@ class Format:
         metrics: ap, precision, recall, escape, overkill on `Manifest.metrics_split`, measured
             through this file.
         engines: the engines that gave this file's verdicts at export.
+        heat: the second output; None in a teacher's file, and in bundles made before there was one.
     """
 
     file: str
@@ -60,6 +85,7 @@ class Format:
     threshold: float
     metrics: dict[str, float] = field(default_factory=dict)
     engines: tuple[str, ...] = ()
+    heat: HeatOutput | None = None
 
     def to_logit(self, output: float) -> float:
         """The real-valued logit of a raw output."""
@@ -78,8 +104,9 @@ class Manifest:
         formats: by name (`FORMATS`).
         fastest: (format, engine) that was fastest of the verified at export.
         metrics_split: which samples the metrics rest on: dataset hash, split, counts.
-        flips: per format the verdicts that differ from the torch network on that split.
-        certificate: None until one is issued.
+        flips: per format the verdicts that differ from the torch network on that split; in a certified
+            bundle from the first certified format, each at its certified threshold.
+        certificate: None until one is issued (`export/issue.py`; its keys: docs/certificate.md).
         provenance: resolved config, seed, versions, git revision.
     """
 
@@ -178,7 +205,8 @@ def read(root: Path) -> Bundle:
 
     Raises:
         BundleError: no bundle there; a file changed, missing, added or not a plain file; an
-            unknown schema version; a manifest that cannot be understood. Names the file.
+            unknown schema version; a manifest that cannot be understood; a certificate of another
+            file, threshold or test split. Names the file.
     """
     path = root / MANIFEST
     try:
@@ -205,6 +233,7 @@ def read(root: Path) -> Bundle:
     for name in [entry.file for entry in manifest.formats.values()] + [vector.image for vector in golden]:
         if name not in hashes:
             raise BundleError(f"{path}: names {name}, which has no hash; export the bundle again")
+    certificate.verify(path, manifest, hashes)
     return Bundle(root, manifest, golden, hashlib.sha256(data).hexdigest())
 
 
@@ -242,9 +271,13 @@ def _listing(root: Path) -> list[str]:
 def _manifest(body: dict[str, Any]) -> Manifest:
     fields = dict(body)
     fields["input"] = InputContract(**fields["input"])
-    fields["formats"] = {
-        name: Format(**{**entry, "engines": tuple(entry["engines"])}) for name, entry in fields["formats"].items()
-    }
+    fields["formats"] = {name: _format(entry) for name, entry in fields["formats"].items()}
     first, engine = fields["fastest"]
     fields["fastest"] = (first, engine)
     return Manifest(**fields)
+
+
+def _format(entry: dict[str, Any]) -> Format:
+    heat = entry.get("heat")
+    read = HeatOutput(**{**heat, "grid": Grid(**heat["grid"])}) if heat is not None else None
+    return Format(**{**entry, "engines": tuple(entry["engines"]), "heat": read})

@@ -51,7 +51,7 @@ def data_inspect(
     seed = 1234
     if target.suffix == ".toml":
         config = load(target, overrides, tiny)
-        target, layout, seed = config.data.root, config.data.layout, config.seed
+        target, layout, seed = config.data.root, config.data.layout, config.split_seed
     found = verbs.inspect(target, layout, seed, skip_bad)
     if as_json:
         print(json.dumps(found))
@@ -222,18 +222,32 @@ def distill(config_file: ConfigFile, overrides: Set = None, tiny: Tiny = False, 
 
 @app.command()
 def evaluate(
-    config_file: ConfigFile, overrides: Set = None, tiny: Tiny = False, skip_bad: SkipBad = False, as_json: Json = False
+    config_file: ConfigFile,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Run the whole line with so many seeds, and report mean and deviation")
+    ] = None,
+    overrides: Set = None,
+    tiny: Tiny = False,
+    skip_bad: SkipBad = False,
+    as_json: Json = False,
 ) -> None:
-    """Score teacher, student and every exported format on the test split; writes a page."""
-    from diagline import pages, verbs
+    """Score teacher, students and every exported format on the test split; writes a page."""
+    from diagline import pages, pages_seeds, verbs, verbs_seeds
 
     config = load(config_file, overrides, tiny)
-    found = verbs.evaluate(config, skip_bad)
-    if as_json:
-        print((config.output / "evaluation" / "metrics.json").read_text(), end="")
+    folder = config.output / "evaluation"
+    if seeds is None:
+        found, shown, page = verbs.evaluate(config, skip_bad), "metrics.json", "report.html"
+        tables = [pages.side_by_side(found), pages.kinds_table(found)]
     else:
-        console.print(pages.side_by_side(found))
-    console.print(f"page: {config.output / 'evaluation' / 'report.html'}", soft_wrap=True)
+        many, shown, page = verbs_seeds.evaluate_seeds(config, seeds, skip_bad), "seeds.json", "seeds.html"
+        tables = [pages_seeds.table(many)]
+    if as_json:
+        print((folder / shown).read_text(), end="")
+    else:
+        for table in tables:
+            console.print(table)
+    console.print(f"page: {folder / page}", soft_wrap=True)
 
 
 @app.command()
@@ -268,6 +282,7 @@ def run(
     """Run the camera loop: one verdict a frame, printed and logged."""
     require("cv2", "edge")
     from diagline import bundle as bundles
+    from diagline import certificate
     from edge_runtime import loop
     from edge_runtime.camera import open_camera
 
@@ -278,6 +293,7 @@ def run(
     asked = {"source": source, "format": model_format, "threads": threads, "timeout_s": timeout_s}
     settings = configs.override(settings, asked)
     inspector = loop.open_inspector(bundles.read(root), settings.format, settings.threads)
+    console.print(certificate.line(inspector.bundle.manifest, inspector.format_name), soft_wrap=True)
     with open_camera(settings.source, settings.timeout_s, realtime) as camera:
         counts = loop.run(inspector, camera, loop.sinks(log or log_default, as_json), limit)
     console.print(f"{counts}; log: {log or log_default}", soft_wrap=True)

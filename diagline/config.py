@@ -34,14 +34,19 @@ class DataConfig:
         root: the data folder.
         layout: a name of `diagline.layouts.LAYOUTS`, or auto.
         shots: "full" trains on real defects too; "zero" on good and synthetic pictures alone.
+        split_seed: draws the splits where the layout brings none; None: the config's `seed`. Set
+            it where runs of several seeds must share one test split.
     """
 
     root: Path
     layout: str = "auto"
     shots: str = "full"
+    split_seed: int | None = None
 
     def __post_init__(self) -> None:
         one_of("data.shots", self.shots, ("full", "zero"))
+        if self.split_seed is not None:
+            within("data.split_seed", self.split_seed, 0, 2**32 - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,11 @@ class Config:
         if not self.name.replace("-", "").replace("_", "").isalnum():
             raise ConfigError(f"name = {self.name!r}; expected letters, digits, - and _ (it names files)")
         within("seed", self.seed, 0, 2**32 - 1)
+
+    @property
+    def split_seed(self) -> int:
+        """What draws the splits where the layout brings none."""
+        return self.seed if self.data.split_seed is None else self.data.split_seed
 
     @property
     def bundle(self) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diagline.config_checks import one_of, within
+from diagline.errors import ConfigError
 
 FLIPS = ("none", "horizontal", "vertical", "both")
 
@@ -29,6 +30,7 @@ class TeacherConfig:
         keep: the epoch whose weights are kept: "best" AP on validation, or the "last".
         synthetic: whether synthetic defects train the teacher where real ones do too
             (`data.shots = "full"`); the student is shown them in any case.
+        weight_decay: Adam's decoupled one (AdamW); 0 is plain Adam, as in the paper.
         schedule: "constant" as in the paper, or "cosine": a short rise, then down to 0; better from random weights.
         balance: draw good and defective pictures equally often.
         flips: random mirroring, "none", "horizontal", "vertical" or "both".
@@ -45,6 +47,7 @@ class TeacherConfig:
     epochs: int = 30
     batch_size: int = 32
     learning_rate: float = 1e-4
+    weight_decay: float = 0.0
     schedule: str = "constant"
     balance: bool = True
     flips: str = "both"
@@ -61,6 +64,7 @@ class TeacherConfig:
         within("teacher.epochs", self.epochs, 1, 10_000)
         within("teacher.batch_size", self.batch_size, 1, 4096)
         within("teacher.learning_rate", self.learning_rate, 1e-9, 10.0)
+        within("teacher.weight_decay", self.weight_decay, 0.0, 10.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,11 @@ class StudentConfig:
         temperature: softens both logits in the distillation term.
         soft_share: weight of the teacher's term; 0 trains without a teacher.
         hints: weight of the feature hints: the student's inner map is to foretell the teacher's; 0 is none.
+        views: ways each picture is shown (turned, scaled, moved, relit), the teacher asked about each; 0: flips
+            alone.
+        mix: share of those ways in which another picture is mixed in; only where the teacher's word is all there is
+            (`soft_share = 1`), for a mixed picture has no label.
+        weight_decay: Adam's decoupled one (AdamW); 0 is plain Adam.
         quantised_epochs: epochs of quantisation-aware fine-tuning after the others; 0 is none.
         quantised_learning_rate: their rate, falling to 0.
     """
@@ -83,6 +92,9 @@ class StudentConfig:
     temperature: float = 2.0
     soft_share: float = 0.9
     hints: float = 0.0
+    views: int = 0
+    mix: float = 0.0
+    weight_decay: float = 0.0
     balance: bool = True
     flips: str = "both"
     quantised_epochs: int = 0
@@ -97,6 +109,14 @@ class StudentConfig:
         within("student.temperature", self.temperature, 0.1, 100.0)
         within("student.soft_share", self.soft_share, 0.0, 1.0)
         within("student.hints", self.hints, 0.0, 1000.0)
+        within("student.views", self.views, 0, 10_000)
+        within("student.mix", self.mix, 0.0, 1.0)
+        within("student.weight_decay", self.weight_decay, 0.0, 10.0)
+        if self.mix and (self.soft_share < 1 or not self.views):
+            raise ConfigError(
+                f"student.mix = {self.mix} with soft_share = {self.soft_share} and views = {self.views}; expected "
+                f"soft_share = 1 (a mixed picture has no label) and views above 1; set them, or mix = 0"
+            )
         within("student.quantised_epochs", self.quantised_epochs, 0, 10_000)
         within("student.quantised_learning_rate", self.quantised_learning_rate, 1e-9, 1.0)
 

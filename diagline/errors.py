@@ -5,6 +5,7 @@
     ├── DatasetError        a folder, image, mask, label or split that cannot be used
     ├── GenerationError     a model that is missing or cannot paint what was asked (memory, prompt, mask)
     ├── TrainingError       a run that cannot start or cannot go on (no positives, NaN loss, wrong checkpoint)
+    ├── CertificateError    real parts that do not show the escape or overkill that was asked
     ├── ExportError         a network that cannot be converted, or whose formats disagree
     ├── BundleError         a bundle that is missing, changed, truncated or of an unknown schema
     ├── CameraError         a camera, film, folder or address that does not open or stopped
@@ -41,6 +42,10 @@ class GenerationError(DiaglineError):
 
 class TrainingError(DiaglineError):
     """A training run that cannot start or cannot go on."""
+
+
+class CertificateError(DiaglineError):
+    """Real parts that do not show the escape or overkill that was asked."""
 
 
 class ExportError(DiaglineError):

@@ -15,9 +15,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from diagline.errors import ConfigError
+from diagline.errors import ConfigError, DatasetError
 
-RESIZE_RULES = ("stretch", "letterbox")
+RESIZE_RULES = ("stretch", "letterbox", "none")
+"""How a frame comes to the input's size; "none": it has that size, or is refused."""
 LETTERBOX_GREY = 114
 
 
@@ -46,17 +47,19 @@ class InputContract:
         return (self.height_px, self.width_px, self.channels)
 
 
-def preprocess(frame_bgr: NDArray[np.uint8], contract: InputContract) -> NDArray[np.uint8]:
+def preprocess(frame_bgr: NDArray[np.uint8], contract: InputContract, name: str = "frame") -> NDArray[np.uint8]:
     """Turn a frame into the network's input.
 
     Args:
         frame_bgr: `(h, w, 3)` uint8 BGR or `(h, w)` uint8 grey, any size.
         contract: the size, channels and resize rule of the bundle.
+        name: what an error calls the picture, such as its path.
 
     Returns:
         `(height_px, width_px, channels)` uint8, RGB when there are 3 channels; contiguous.
 
     Raises:
+        DatasetError: the resize rule is "none" and the frame has another size than the input.
         ValueError: not uint8, or not an image of one of those shapes.
     """
     if frame_bgr.dtype != np.uint8 or frame_bgr.size == 0:
@@ -71,6 +74,7 @@ def preprocess(frame_bgr: NDArray[np.uint8], contract: InputContract) -> NDArray
     else:
         raise ValueError(f"frame has shape {frame_bgr.shape}; expected (h, w), (h, w, 1) or (h, w, 3)")
     if image.shape[:2] != (contract.height_px, contract.width_px):
+        _refuse_unresized(image, contract, name)
         image = _stretch(image, contract) if contract.resize == "stretch" else _letterbox(image, contract)
     return np.ascontiguousarray(image).reshape(contract.shape)
 
@@ -83,12 +87,34 @@ def preprocess_mask(mask: NDArray[np.uint8], contract: InputContract) -> NDArray
 
     Returns:
         `(height_px, width_px)` uint8, 0 or 255.
+
+    Raises:
+        DatasetError: as `preprocess`.
     """
     grey = InputContract(contract.width_px, contract.height_px, 1, contract.resize)
     image = np.where(mask > 0, np.float32(1), np.float32(0))  # floats: shrinking rounds no pixel away
     if image.shape != (contract.height_px, contract.width_px):
+        _refuse_unresized(image, grey, "mask")
         image = _stretch(image, grey) if grey.resize == "stretch" else _letterbox(image, grey, fill=0)
     return cast(NDArray[np.uint8], (image > 0).astype(np.uint8) * np.uint8(255))
+
+
+def placement(frame_height_px: int, frame_width_px: int, contract: InputContract) -> tuple[int, int, int, int]:
+    """Where a frame of a size comes to lie in the network's input: top, left, height, width in pixels."""
+    if contract.resize != "letterbox":
+        return 0, 0, contract.height_px, contract.width_px
+    scale = min(contract.width_px / frame_width_px, contract.height_px / frame_height_px)
+    height = min(contract.height_px, max(1, round(frame_height_px * scale)))
+    width = min(contract.width_px, max(1, round(frame_width_px * scale)))
+    return (contract.height_px - height) // 2, (contract.width_px - width) // 2, height, width
+
+
+def _refuse_unresized(image: NDArray[Any], contract: InputContract, name: str) -> None:
+    if contract.resize == "none":
+        raise DatasetError(
+            f"{name}: {image.shape[1]}x{image.shape[0]} px; expected {contract.width_px}x{contract.height_px}, as "
+            f'input.resize = "none"; set input.resize = "stretch" or "letterbox"'
+        )
 
 
 def _resize(image: NDArray[Any], height_px: int, width_px: int) -> NDArray[Any]:
@@ -104,11 +130,8 @@ def _stretch(image: NDArray[Any], contract: InputContract) -> NDArray[Any]:
 
 
 def _letterbox(image: NDArray[Any], contract: InputContract, fill: int = LETTERBOX_GREY) -> NDArray[Any]:
-    scale = min(contract.width_px / image.shape[1], contract.height_px / image.shape[0])
-    height = min(contract.height_px, max(1, round(image.shape[0] * scale)))
-    width = min(contract.width_px, max(1, round(image.shape[1] * scale)))
+    top, left, height, width = placement(image.shape[0], image.shape[1], contract)
     inner = _resize(image, height, width)
     canvas = np.full((contract.height_px, contract.width_px, *image.shape[2:]), fill, image.dtype)
-    top, left = (contract.height_px - height) // 2, (contract.width_px - width) // 2
     canvas[top : top + height, left : left + width] = inner
     return canvas

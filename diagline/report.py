@@ -28,13 +28,16 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
   max-width: 1080px; padding: 24px; }
 h1 { margin: 0 0 4px; font-size: 28px; } h2 { margin: 40px 0 8px; font-size: 20px; }
 p.lead { color: var(--faint); margin-top: 0; }
+small { display: block; color: var(--faint); font-size: 12px; }
 table { border-collapse: collapse; width: 100%; font-size: 14px;
   font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }
 th, td { border-bottom: 1px solid var(--line); padding: 5px 8px; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } th { color: var(--faint); font-weight: 600; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); }
+th { color: var(--faint); font-weight: 600; }
 .sheet { display: flex; flex-wrap: wrap; gap: 8px; } figure { margin: 0; }
-.sheet img { height: 132px; border-radius: 4px; display: block; image-rendering: auto; }
-figcaption { font-size: 12px; color: var(--faint); max-width: 200px; }
+.sheet img { max-width: 100%; object-fit: contain; border-radius: 4px; display: block; }
+figure { min-width: 88px; } figcaption { font-size: 12px; color: var(--faint); width: 0; min-width: 100%;
+  overflow-wrap: anywhere; }
 img.plot { max-width: 100%; background: #fff; border-radius: 4px; }
 .note { border-left: 3px solid var(--accent); padding: 4px 12px; color: var(--faint); }
 """
@@ -52,15 +55,20 @@ class Page:
         self._parts.append(f"<h2>{html.escape(text)}</h2>" + (f"<p class=note>{html.escape(note)}</p>" if note else ""))
 
     def table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """A table; the first column is text, the others figures."""
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-        names = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+        """A table; the first column is text, the others figures; a cell's further lines are set small."""
+        body = "".join("<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        names = "".join(f"<th>{_cell(name)}</th>" for name in head)
         self._parts.append(f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>")
 
-    def pictures(self, captioned: Iterable[tuple[NDArray[np.uint8], str]]) -> None:
-        """A row of pictures, `(h, w, 3)` uint8 BGR, each with its caption."""
+    def note(self, text: str) -> None:
+        """A line of small print."""
+        self._parts.append(f"<p class=note>{html.escape(text)}</p>")
+
+    def pictures(self, captioned: Iterable[tuple[NDArray[np.uint8], str]], height_px: int = 132) -> None:
+        """A row of pictures, `(h, w, 3)` uint8 BGR, each with its caption, all shown `height_px` high."""
+        size = f' style="height:{height_px}px"'
         figures = "".join(
-            f'<figure><img alt="{text}" src="{_jpeg(image)}"><figcaption>{text}</figcaption></figure>'
+            f'<figure><img{size} alt="{text}" src="{_jpeg(image)}"><figcaption>{text}</figcaption></figure>'
             for image, text in ((image, html.escape(caption)) for image, caption in captioned)
         )
         self._parts.append(f"<div class=sheet>{figures or '<p>none</p>'}</div>")
@@ -77,9 +85,15 @@ class Page:
         body = "\n".join(self._parts)
         files.write_text(
             path,
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+            f'<!doctype html><html lang="en"><meta charset="utf-8">'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1">'
             f"<title>{html.escape(self._title)}</title><style>{STYLE}</style><body>\n{body}\n</body></html>\n",
         )
+
+
+def _cell(text: str) -> str:
+    first, *others = html.escape(text).split("\n")
+    return first + "".join(f"<small>{line}</small>" for line in others)
 
 
 def curves_plot(curves: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]) -> Any:
@@ -90,10 +104,27 @@ def curves_plot(curves: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]
     figure = Figure(figsize=(6, 3.6))
     axes = figure.subplots()
     axes.grid(alpha=0.25)
-    for name, (precision, recall) in curves.items():
-        axes.step(recall, precision, where="post", label=name, linewidth=1.6)
+    styles = ("-", "--", "-.", ":")  # forms of one network lie on each other
+    for index, (name, (precision, recall)) in enumerate(curves.items()):
+        axes.step(recall, precision, styles[index % len(styles)], where="post", label=name, linewidth=1.6)
     axes.set(xlabel="recall (share of defects rejected)", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.03))
     axes.legend(frameon=False)
+    return figure
+
+
+def seeds_plot(values: dict[str, Sequence[float]], what: str) -> Any:
+    """One figure of several seeds: a dot a seed, a bar at the mean, a row a network."""
+    require("matplotlib", "workstation")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 0.8 + 0.42 * len(values)))
+    axes = figure.subplots()
+    axes.grid(alpha=0.25, axis="x")
+    for row, found in enumerate(values.values()):
+        axes.plot(found, [row] * len(found), "o", alpha=0.6, color="#0b6bcb")
+        axes.plot([np.mean(found)] * 2, [row - 0.3, row + 0.3], color="#1b1f24", linewidth=1.6)
+    axes.set(xlabel=what, ylim=(len(values) - 0.5, -0.5))
+    axes.set_yticks(range(len(values)), list(values))
     return figure
 
 

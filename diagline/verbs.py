@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,18 +22,21 @@ from diagline.config import Config
 from diagline.config_generate import METHODS
 from diagline.console import SPEAKS, console, track
 from diagline.errors import DatasetError, TrainingError, require
-from diagline.samples import DEFECT, GOOD, SampleSet
+from diagline.samples import DEFECT, GOOD, Sample, SampleSet
 
 if TYPE_CHECKING:
     from export.compare import Comparison
 
 TEACHER = "teacher"
 STUDENT = "student"
+STUDENT_ALONE = "student_alone"
+Fit = Callable[[list[SampleSet], list[SampleSet], Path], Path]
+"""Trains on the first sets, chooses by the second, writes into the folder."""
 
 
 def real_data(config: Config, skip_bad: bool = False) -> SampleSet:
     """The line's own pictures, read by the config's layout."""
-    return layouts.open_data(config.data.root, config.data.layout, config.seed, skip_bad)
+    return layouts.open_data(config.data.root, config.data.layout, config.split_seed, skip_bad)
 
 
 def inspect(root: Path, layout: str, seed: int, skip_bad: bool) -> dict[str, Any]:
@@ -236,11 +239,16 @@ def train(config: Config, skip_bad: bool = False) -> Path:
     require("torch", "workstation")
     from training import loop
 
-    return _learn(config, TEACHER, skip_bad, lambda train, val, target: loop.train_teacher(config, train, val, target))
+    def fit(train: list[SampleSet], val: list[SampleSet], target: Path) -> Path:
+        if config.data.shots == "full" and not config.teacher.synthetic:
+            train = [one.where(lambda sample: sample.source == "real") for one in train]
+        return loop.train_teacher(config, train, val, target)
+
+    return _learn(config, TEACHER, skip_bad, fit)
 
 
 def distill(config: Config, skip_bad: bool = False) -> Path:
-    """Distil the student from the trained teacher; returns its folder.
+    """Distil the student from the trained teacher, and train the same one without; returns the first's folder.
 
     Raises:
         TrainingError: the teacher was not trained yet.
@@ -249,12 +257,17 @@ def distill(config: Config, skip_bad: bool = False) -> Path:
     from training import distill as room
 
     teacher = config.output / TEACHER / "teacher.pt"
-    return _learn(
-        config, STUDENT, skip_bad, lambda train, val, target: room.distill(config, teacher, train, val, target)
-    )
+
+    def fit_as(one: Config) -> Fit:
+        return lambda train, val, target: room.distill(one, teacher, train, val, target)
+
+    without = room.alone(config)
+    if without != config:
+        _learn(without, STUDENT_ALONE, skip_bad, fit_as(without))
+    return _learn(config, STUDENT, skip_bad, fit_as(config))
 
 
-def _learn(config: Config, network: str, skip_bad: bool, fit: Any) -> Path:
+def _learn(config: Config, network: str, skip_bad: bool, fit: Fit) -> Path:
     started = time.monotonic()
     train, val = learning_sets(config, skip_bad)
     target = config.output / network
@@ -274,11 +287,15 @@ def threshold(config: Config, network: str) -> float:
     Raises:
         TrainingError: the network was not trained yet.
     """
+    return float(_result(config, network)["threshold"])
+
+
+def _result(config: Config, network: str) -> dict[str, Any]:
     path = config.output / network / "result.json"
     if not path.is_file():
         command = "train" if network == TEACHER else "distill"
         raise TrainingError(f"{path}: not found; expected a trained {network}; run: diagline {command} CONFIG")
-    return float(json.loads(path.read_text())["threshold"])
+    return dict(json.loads(path.read_bytes()))
 
 
 def export(config: Config, skip_bad: bool = False) -> Bundle:
@@ -298,22 +315,57 @@ def export(config: Config, skip_bad: bool = False) -> Bundle:
 
 
 def evaluate(config: Config, skip_bad: bool = False) -> Comparison:
-    """Score teacher, student and every format of the bundle (where exported) on the test split.
+    """Score teacher, students and every format of the bundle (where exported) on the test split.
 
     Writes `evaluation/metrics.json` and `evaluation/report.html`.
+
+    Raises:
+        TrainingError, ExportError, DatasetError: as `compare.compare`.
     """
     require("torch", "workstation")
     from export import compare
 
     real = real_data(config, skip_bad)
-    found = compare.compare(
-        config, real.split("test"), {network: threshold(config, network) for network in (TEACHER, STUDENT)}
-    )
+    names = [TEACHER, STUDENT]
+    if (config.output / compare.STUDENT_ALONE / "student.pt").is_file():
+        names.append(compare.STUDENT_ALONE)
+    results = {name: _result(config, name) for name in names}
+    thresholds = {
+        name: compare.Threshold(float(result["threshold"]), str(result["threshold_rule"]))
+        for name, result in results.items()
+    }
+    found = compare.compare(config, real.split("test"), thresholds)
     folder = config.output / "evaluation"
-    files.write_json(folder / "metrics.json", {name: asdict(row.metrics) for name, row in found.rows.items()})
+    files.write_json(folder / "metrics.json", {**found.plain(), "seeds": _seeds(config)})
     record.write(folder, config, found.test.hash())
-    write_page(folder / "report.html", config, real, found, pages.Extra())
+    write_page(folder / "report.html", config, real, found, pages.Extra(overlay=_heat_over(config, found)))
     return found
+
+
+def _heat_over(config: Config, found: Comparison) -> Callable[[Sample, NDArray[np.uint8]], NDArray[np.uint8]]:
+    """Draws on a picture where the student sees a defect."""
+    import torch
+
+    from diagline import heat
+    from diagline.preprocess import preprocess
+    from training import student
+
+    network, threshold = student.load(config.output / STUDENT / "student.pt"), found.rows[STUDENT].threshold
+
+    def draw(sample: Sample, image_bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        pixels = preprocess(image_bgr, config.input, sample.image).transpose(2, 0, 1)[None]
+        with torch.inference_mode():
+            _, warm = network.heat(torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255)
+        return heat.overlay(image_bgr, warm[0].numpy(), threshold, network.spec.heat_grid, config.input)
+
+    return draw
+
+
+def _seeds(config: Config) -> dict[str, Any] | None:
+    """What `evaluate --seeds` found for this very config; None where it was not run."""
+    path = config.output / "evaluation" / "seeds.json"
+    found = json.loads(path.read_bytes()) if path.is_file() else None
+    return found if found is not None and found["provenance"]["config"] == config.plain() else None
 
 
 def write_page(path: Path, config: Config, real: SampleSet, found: Comparison, extra: pages.Extra) -> None:

@@ -22,6 +22,8 @@ from diagline.preprocess import InputContract
 from edge_runtime.quiet import native_stderr_off
 
 ENGINES = {"onnx": "onnxruntime", "tflite": "litert"}
+Tensor = tuple[str, tuple[int, ...]]
+"""Type and shape of one input or output."""
 
 
 class Engine(Protocol):
@@ -35,6 +37,16 @@ class Engine(Protocol):
 
     def infer(self, image_u8: NDArray[np.uint8]) -> float:
         """The raw output, in the file's own domain, for a `(height_px, width_px, channels)` uint8 picture."""
+        ...
+
+    def heat(self) -> NDArray[np.float32] | None:
+        """Where the last `infer` saw a defect: `(rows, columns)` of logits; None where the file has no heat map.
+
+        The inference made it already; only those who ask pay for fetching it.
+
+        Raises:
+            RuntimeError: no `infer` since the start, or the last one failed.
+        """
         ...
 
 
@@ -97,20 +109,35 @@ class OnnxEngine:
         except Exception as error:  # its errors share no base class of their own
             raise BundleError(f"{path}: ONNX Runtime cannot open it ({_line(error)}); export it again") from error
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        _check(path, "input", [(item.type, item.shape) for item in inputs], _ort(fmt.input_dtype), (1, *contract.shape))
-        _check(path, "output", [(item.type, item.shape) for item in outputs], _ort(fmt.output_dtype), (1, 1))
+        found = [(item.type, item.shape) for item in inputs]
+        _check(path, "input", found, [(_ort(fmt.input_dtype), (1, *contract.shape))])
+        expected: list[Tensor] = [(_ort(fmt.output_dtype), (1, 1))]
+        if fmt.heat is not None:
+            expected.append((_ort(fmt.heat.dtype), (1, 1, *fmt.heat.grid.size)))
+        _check(path, "output", [(item.type, item.shape) for item in outputs], expected)
         self._input = np.zeros((1, *contract.shape), fmt.input_dtype)
         self._output = np.zeros((1, 1), fmt.output_dtype)
         self._write = _writer(fmt.input_dtype)
         self._binding = self._session.io_binding()
         self._binding.bind_ortvalue_input(inputs[0].name, ort.OrtValue.ortvalue_from_numpy(self._input))
         self._binding.bind_ortvalue_output(outputs[0].name, ort.OrtValue.ortvalue_from_numpy(self._output))
+        self._heat, self._done = fmt.heat, False
+        if fmt.heat is not None:
+            self._heat_output = np.zeros((1, 1, *fmt.heat.grid.size), fmt.heat.dtype)
+            self._binding.bind_ortvalue_output(outputs[1].name, ort.OrtValue.ortvalue_from_numpy(self._heat_output))
 
     def infer(self, image_u8: NDArray[np.uint8]) -> float:
         """The raw output for a `(height_px, width_px, channels)` uint8 picture."""
+        self._done = False
         self._write(image_u8, self._input[0])
         self._session.run_with_iobinding(self._binding)
+        self._done = True
         return float(self._output[0, 0])
+
+    def heat(self) -> NDArray[np.float32] | None:
+        """The heat map of the last `infer`, as `Engine.heat`."""
+        _check_done(self._done)
+        return self._heat.to_logits(self._heat_output) if self._heat is not None else None
 
 
 class LiteRtEngine:
@@ -129,19 +156,32 @@ class LiteRtEngine:
             raise BundleError(f"{path}: LiteRT cannot open it ({_line(error)}); export it again") from error
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         found = [(np.dtype(item["dtype"]).name, item["shape"].tolist()) for item in inputs]
-        _check(path, "input", found, fmt.input_dtype, (1, *contract.shape))
+        _check(path, "input", found, [(fmt.input_dtype, (1, *contract.shape))])
+        expected: list[Tensor] = [(fmt.output_dtype, (1, 1))]
+        if fmt.heat is not None:
+            expected.append((fmt.heat.dtype, (1, *fmt.heat.grid.size, 1)))
         found = [(np.dtype(item["dtype"]).name, item["shape"].tolist()) for item in outputs]
-        _check(path, "output", found, fmt.output_dtype, (1, 1))
+        _check(path, "output", found, expected)
         # Calls that give a fresh view each: a view that was kept would forbid the next invoke.
         self._input: Callable[[], NDArray[Any]] = self._interpreter.tensor(inputs[0]["index"])
         self._output: Callable[[], NDArray[Any]] = self._interpreter.tensor(outputs[0]["index"])
         self._write = _writer(fmt.input_dtype)
+        self._heat, self._done = fmt.heat, False
+        if fmt.heat is not None:
+            self._heat_output: Callable[[], NDArray[Any]] = self._interpreter.tensor(outputs[1]["index"])
 
     def infer(self, image_u8: NDArray[np.uint8]) -> float:
         """The raw output for a `(height_px, width_px, channels)` uint8 picture."""
+        self._done = False
         self._write(image_u8, self._input()[0])
         self._interpreter.invoke()
+        self._done = True
         return float(self._output()[0, 0])
+
+    def heat(self) -> NDArray[np.float32] | None:
+        """The heat map of the last `infer`, as `Engine.heat`."""
+        _check_done(self._done)
+        return self._heat.to_logits(self._heat_output()) if self._heat is not None else None
 
 
 class FakeEngine:
@@ -159,6 +199,9 @@ class FakeEngine:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def heat(self) -> None:
+        """None: a list of answers has no place in a picture."""
 
 
 def copy_u8(image_u8: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
@@ -179,10 +222,15 @@ def _ort(dtype: str) -> str:
     return {"float32": "tensor(float)"}.get(dtype, f"tensor({dtype})")
 
 
-def _check(path: Path, what: str, found: list[tuple[str, Any]], dtype: str, shape: tuple[int, ...]) -> None:
-    if len(found) != 1 or found[0][0] != dtype or tuple(found[0][1]) != shape:
-        held = ", ".join(f"{kind} {list(size)}" for kind, size in found) or "none"
-        raise BundleError(f"{path}: {what} is {held}; the manifest says {dtype} {list(shape)}; export it again")
+def _check(path: Path, what: str, found: Sequence[tuple[str, Sequence[int]]], expected: Sequence[Tensor]) -> None:
+    if [(kind, tuple(size)) for kind, size in found] != list(expected):
+        held, said = (", ".join(f"{kind} {list(size)}" for kind, size in some) for some in (found, expected))
+        raise BundleError(f"{path}: {what} is {held or 'none'}; the manifest says {said}; export it again")
+
+
+def _check_done(done: bool) -> None:
+    if not done:
+        raise RuntimeError("no heat map: nothing was inferred yet, or the last inference failed")
 
 
 def _line(error: Exception) -> str:

@@ -20,17 +20,18 @@ from numpy.typing import NDArray
 from torch import nn
 
 from diagline import bundle, files, record
-from diagline.bundle import FORMATS, Bundle, Format, Golden, Manifest
+from diagline.bundle import FORMATS, Bundle, Format, Golden, HeatOutput, Manifest
 from diagline.config import Config
 from diagline.console import console, track
 from diagline.errors import DatasetError, ExportError
+from diagline.heat import Grid
 from diagline.preprocess import InputContract, preprocess
 from diagline.samples import DEFECT, GOOD, SampleSet
 from edge_runtime.engines import Engine, open_engine
 from export import golden, parity
 from export.golden import GoldenSet
 from export.parity import Parity, Picture
-from export.quantise import QuantisedModel, quantise_onnx
+from export.quantise import QuantisedModel, Steps, quantise_onnx
 from export.to_onnx import student_onnx, teacher_onnx
 from export.to_tflite import student_tflite
 from training import evaluate, student, teacher
@@ -100,8 +101,9 @@ def export_bundle(config: Config, checkpoint: Path, threshold: float, data: Expo
         "onnx_int8": quantise_onnx(fp32, _inputs(chosen, config.input, "calibrating ONNX int8")),
         "tflite_int8": student_tflite(folded, _inputs(chosen, config.input, "calibrating TFLite int8")),
     }
-    formats = {"onnx_fp32": _format("onnx_fp32", threshold)}
-    formats |= {name: _format(name, threshold, model) for name, model in made.items()}
+    grid = folded.spec.heat_grid
+    formats = {"onnx_fp32": _with_heat(_format("onnx_fp32", threshold), grid, Steps("float32", 1.0, 0))}
+    formats |= {name: _with_heat(_format(name, threshold, model), grid, model.heat) for name, model in made.items()}
     models = {"onnx_fp32": fp32, **{name: model.data for name, model in made.items()}}
     exported = Exported("student", folded, folded.spec.to_plain(), checkpoint, formats, models)
     return _pack(config, exported, threshold, data, target)
@@ -212,6 +214,12 @@ def _format(name: str, threshold: float, made: QuantisedModel | None = None) -> 
     if made is not None:
         fmt = replace(fmt, output_dtype="int8", scale=made.scale, zero_point=made.zero_point)
     return replace(fmt, threshold=parity.threshold_for(fmt, threshold))
+
+
+def _with_heat(fmt: Format, grid: Grid, steps: Steps | None) -> Format:
+    """A format with its heat map's place and scale."""
+    heat = None if steps is None else HeatOutput(grid, steps.dtype, steps.scale, steps.zero_point)
+    return replace(fmt, heat=heat)
 
 
 def _p50_s(engine: Engine, inputs: Sequence[NDArray[np.uint8]], what: str) -> float:

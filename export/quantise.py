@@ -1,11 +1,11 @@
 """Static int8 quantisation of the student's ONNX file.
 
-QDQ, per channel, S8S8: symmetric int8 weights and int8 activations. The file takes the uint8
-picture as it is and returns the int8 logit, with no float work at either end. (On x86 ONNX
-Runtime turns inner int8 maps into uint8 ones; it could not turn an int8 input of the graph,
-and would run the stem in floats.) Ranges are the least and the greatest value seen on the
-calibration pictures, one picture in memory at a time. Leaves out: finer ranges, reduced
-range for processors without VNNI, and TFLite (`export/to_tflite.py`).
+QDQ, per channel, U8S8: symmetric int8 weights and uint8 activations, for ONNX Runtime computes
+in uint8 on x86 and turns int8 maps into uint8 ones by itself only where one layer alone reads
+them. The file takes the uint8 picture as it is and returns the int8 logit (and uint8 heat),
+with no float work at either end. Ranges are the least and the greatest value seen on the
+calibration pictures, one picture in memory at a time. Leaves out: finer ranges, reduced range
+for processors without VNNI, and TFLite (`export/to_tflite.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quant_pre_process, quantize_static
 
 from diagline.errors import ExportError
-from export.to_onnx import IMAGE, LOGIT, PIXELS
+from export.to_onnx import HEAT, IMAGE, LOGIT, PIXELS
 
 PIXEL_SCALE = np.float32(1 / 255)
 PIXEL_ZERO_POINT = -128  # with this scale int8 = uint8 - 128 stands for exactly uint8 / 255
@@ -36,12 +36,26 @@ OPERATORS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class Steps:
+    """How integers stand for floats: real = scale * (output - zero_point)."""
+
+    dtype: str
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True, slots=True)
 class QuantisedModel:
-    """An int8 network; logit = scale * (output - zero_point)."""
+    """An int8 network; logit = scale * (output - zero_point).
+
+    Attributes:
+        heat: how its heat map is stored; None where it has none.
+    """
 
     data: bytes
     scale: float
     zero_point: int
+    heat: Steps | None = None
 
 
 def quantise_onnx(fp32: bytes, calibration: Iterable[NDArray[np.uint8]]) -> QuantisedModel:
@@ -52,7 +66,8 @@ def quantise_onnx(fp32: bytes, calibration: Iterable[NDArray[np.uint8]]) -> Quan
         calibration: `(height_px, width_px, channels)` uint8 network inputs, read once.
 
     Returns:
-        A file with `image` (1, H, W, C) uint8 and `logit` (1, 1) int8.
+        A file with `image` (1, H, W, C) uint8, `logit` (1, 1) int8 and, where the float file has
+        it, `heat` (1, 1, rows, columns) uint8.
 
     Raises:
         ExportError: no calibration picture, or a graph that does not come out in integers.
@@ -68,16 +83,17 @@ def quantise_onnx(fp32: bytes, calibration: Iterable[NDArray[np.uint8]]) -> Quan
         model = onnx.load(target)
     _check_operators(model)
     _feed_integers(model)
-    scale, zero_point = _return_integers(model)
+    steps = {output.name: _return_integers(model, output) for output in model.graph.output}
     onnx.checker.check_model(model, full_check=True)
-    return QuantisedModel(model.SerializeToString(deterministic=True), scale, zero_point)
+    logit = steps[LOGIT]
+    return QuantisedModel(model.SerializeToString(deterministic=True), logit.scale, logit.zero_point, steps.get(HEAT))
 
 
 def _quantise(source: Path, target: Path, reader: CalibrationDataReader) -> None:
     pixels = {
-        "quant_type": QuantType.QInt8,
+        "quant_type": QuantType.QUInt8,
         "scale": np.array(PIXEL_SCALE),
-        "zero_point": np.array(PIXEL_ZERO_POINT, np.int8),
+        "zero_point": np.array(0, np.uint8),
     }
     quantize_static(
         source,
@@ -85,7 +101,7 @@ def _quantise(source: Path, target: Path, reader: CalibrationDataReader) -> None
         reader,
         quant_format=QuantFormat.QDQ,
         per_channel=True,
-        activation_type=QuantType.QInt8,
+        activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         extra_options={"WeightSymmetric": True, "TensorQuantOverrides": {PIXELS: [pixels]}},
     )
@@ -118,36 +134,38 @@ def _feed_integers(model: onnx.ModelProto) -> None:
     scale, zero_point = (
         numpy_helper.to_array(item) for name in front.input[1:] for item in graph.initializer if item.name == name
     )
-    if scale != PIXEL_SCALE or zero_point != PIXEL_ZERO_POINT:
+    if scale != PIXEL_SCALE or zero_point != 0:
         raise ExportError(
-            f"int8 input has scale {scale} and zero point {zero_point}; expected 1/255 and -128; "
+            f"int8 input has scale {scale} and zero point {zero_point}; expected 1/255 and 0; "
             f"this onnxruntime ignores the override: install the version in constraints.txt"
         )
     _, channels, height, width = (dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim)
     reader = next(node for node in graph.node if front.output[0] in node.input)
-    reader.input[0], reader.input[2] = "planes", "picture_zero_point"
+    reader.input[0] = "planes"
     place = list(graph.node).index(front)
     graph.node.remove(front)
     graph.node.insert(
         place, helper.make_node("Transpose", [IMAGE], ["planes"], name="Transpose:planes", perm=[0, 3, 1, 2])
     )
-    old = next(item for item in graph.initializer if item.name == front.input[2])
-    old.CopyFrom(numpy_helper.from_array(np.array(0, np.uint8), "picture_zero_point"))
     del graph.input[:]
     graph.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, (1, height, width, channels)))
 
 
-def _return_integers(model: onnx.ModelProto) -> tuple[float, int]:
-    """Drop the last DequantizeLinear; the scale and zero point it would have used."""
+def _return_integers(model: onnx.ModelProto, output: onnx.ValueInfoProto) -> Steps:
+    """Drop an output's DequantizeLinear; how the integers before it are stored. The logit becomes int8."""
     graph = model.graph
-    back = next(node for node in graph.node if LOGIT in node.output)
+    back = next(node for node in graph.node if output.name in node.output)
     maker = next(node for node in graph.node if back.input[0] in node.output)
     constants = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
     graph.node.remove(back)
-    maker.output[0] = LOGIT
-    del graph.output[:]
-    graph.output.append(helper.make_tensor_value_info(LOGIT, TensorProto.INT8, (1, 1)))
-    return float(constants[back.input[1]].item()), int(constants[back.input[2]].item())
+    maker.output[0] = output.name
+    zero_point, kind = constants[back.input[2]], TensorProto.UINT8
+    if output.name == LOGIT:
+        zero_point, kind = (zero_point.astype(np.int16) - 128).astype(np.int8), TensorProto.INT8
+        maker.input[2] = "logit_zero_point_int8"
+        graph.initializer.append(numpy_helper.from_array(zero_point, maker.input[2]))
+    output.type.tensor_type.elem_type = kind
+    return Steps(zero_point.dtype.name, float(constants[back.input[1]].item()), int(zero_point))
 
 
 def _check_operators(model: onnx.ModelProto) -> None:

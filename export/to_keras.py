@@ -19,10 +19,11 @@ from diagline.errors import require
 from training.student import Convolution, Student, fold
 
 
-def keras_twin(student: Student) -> Any:
+def keras_twin(student: Student, heat: bool = True) -> Any:
     """A `keras.Model` that gives the student's logits, one picture at a time.
 
-    Its input is (1, height_px, width_px, channels) float in 0..1, its output (1, 1) logits.
+    Its input is (1, height_px, width_px, channels) float in 0..1, its outputs logits (1, 1) and,
+    with `heat`, heat (1, rows, columns, 1), as `Student.heat` gives it; without, the logits alone.
     The batch is fixed so that the converted file holds no arithmetic on shapes.
 
     Raises:
@@ -49,7 +50,8 @@ def keras_twin(student: Student) -> Any:
         pooled = layers.GlobalAveragePooling2D(name="pool")(x)
     else:
         pooled = layers.Flatten(name="features")(layers.MaxPooling2D(spec.map_size, name="pool")(x))
-    twin = keras.Model(image, layers.Dense(1, name="fc")(pooled), name="student")
+    logit = layers.Dense(1, name="fc")(pooled)
+    twin = keras.Model(image, [logit, layers.Conv2D(1, 1, name="heat")(x)] if heat else logit, name="student")
 
     weights = {name: value.numpy() for name, value in folded.state_dict().items()}
     for layer in spec.convolutions():
@@ -57,6 +59,8 @@ def keras_twin(student: Student) -> Any:
         order = (2, 3, 0, 1) if layer.depthwise else (2, 3, 1, 0)
         twin.get_layer(layer.name).set_weights([kernel.transpose(order), weights[f"{layer.name}.conv.bias"]])
     twin.get_layer("fc").set_weights([weights["fc.weight"].T, weights["fc.bias"]])
+    if heat:
+        twin.get_layer("heat").set_weights([weights["fc.weight"].T[None, None], weights["fc.bias"]])
     return twin
 
 

@@ -22,11 +22,15 @@ from diagline.preprocess import InputContract
 from training.student import Convolution, Student, fold
 
 OPSET = 17
-IMAGE, PIXELS, LOGIT = "image", "pixels", "logit"
+IMAGE, PIXELS, LOGIT, HEAT = "image", "pixels", "logit", "heat"
 
 
-def student_onnx(student: Student) -> bytes:
-    """The student as ONNX: `image` (1, H, W, C) uint8 RGB or grey to `logit` (1, 1) float32."""
+def student_onnx(student: Student, heat: bool = True) -> bytes:
+    """The student as ONNX: `image` (1, H, W, C) uint8 RGB or grey to `logit` (1, 1) float32.
+
+    With `heat` there is a second output `heat` (1, 1, rows, columns) float32, as `Student.heat`
+    gives it: a 1x1 convolution beside the pool, which leaves the logit's bits as they are.
+    """
     folded = student if student.folded else fold(student)
     graph = _Graph(folded)
     spec = folded.spec
@@ -44,7 +48,14 @@ def student_onnx(student: Student) -> bytes:
         pooled = graph.node("MaxPool", [x], "pooled", kernel_shape=list(spec.map_size))
     graph.node("Flatten", [pooled], "features")
     graph.node("Gemm", ["features", graph.weight("fc.weight"), graph.weight("fc.bias")], LOGIT, transB=1)
-    return _model(graph, (1, spec.height_px, spec.width_px, spec.channels))
+    outputs: dict[str, tuple[int, ...]] = {LOGIT: (1, 1)}
+    if heat:
+        # Constants of its own: the quantiser would have to give one bias the scales of two layers.
+        kernel = graph.constant("heat.weight", graph.weights["fc.weight"].numpy()[:, :, None, None])
+        bias = graph.constant("heat.bias", graph.weights["fc.bias"].numpy())
+        graph.node("Conv", [x, kernel, bias], HEAT, kernel_shape=[1, 1])
+        outputs[HEAT] = (1, 1, *spec.map_size)
+    return _model(graph, (1, spec.height_px, spec.width_px, spec.channels), outputs)
 
 
 class _Graph:
@@ -83,10 +94,10 @@ class _Graph:
         return self.relu6(y) if layer.relu6 else y
 
 
-def _model(graph: _Graph, shape: tuple[int, ...]) -> bytes:
+def _model(graph: _Graph, shape: tuple[int, ...], outputs: dict[str, tuple[int, ...]]) -> bytes:
     inputs = [helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, shape)]
-    outputs = [helper.make_tensor_value_info(LOGIT, TensorProto.FLOAT, (1, 1))]
-    body = helper.make_graph(graph.nodes, "student", inputs, outputs, list(graph.constants.values()))
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name, size in outputs.items()]
+    body = helper.make_graph(graph.nodes, "student", inputs, ends, list(graph.constants.values()))
     # IR version 8 goes with the opset; make_model would write the installed library's newest.
     model = helper.make_model(
         body, producer_name="diagline", ir_version=8, opset_imports=[helper.make_opsetid("", OPSET)]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diagline.errors import ExportError, require
-from export.quantise import PIXEL_SCALE, PIXEL_ZERO_POINT, QuantisedModel
+from export.quantise import PIXEL_SCALE, PIXEL_ZERO_POINT, QuantisedModel, Steps
 from export.to_keras import keras_twin, silenced, tensorflow
 from training.student import Student
 
@@ -23,11 +23,12 @@ OPERATORS = frozenset(
 )
 
 
-def student_tflite(student: Student, calibration: Iterable[NDArray[np.uint8]]) -> QuantisedModel:
+def student_tflite(student: Student, calibration: Iterable[NDArray[np.uint8]], heat: bool = True) -> QuantisedModel:
     """The student in int8: (1, H, W, C) int8 (uint8 - 128) to (1, 1) int8 logit.
 
     Args:
         calibration: `(height_px, width_px, channels)` uint8 network inputs, read once.
+        heat: with a second output after the logit, (1, rows, columns, 1) int8.
 
     Raises:
         ExportError: no calibration picture, an input scale that is not 1/255, or an operator
@@ -46,7 +47,7 @@ def student_tflite(student: Student, calibration: Iterable[NDArray[np.uint8]]) -
             yield [picture[None].astype(np.float32) * PIXEL_SCALE]
 
     tf = tensorflow()
-    twin = keras_twin(student)
+    twin = keras_twin(student, heat)
     converter = tf.lite.TFLiteConverter.from_keras_model(twin)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = pictures
@@ -54,7 +55,7 @@ def student_tflite(student: Student, calibration: Iterable[NDArray[np.uint8]]) -
     converter.inference_input_type = converter.inference_output_type = tf.int8
     try:
         with silenced():
-            data = bytes(converter.convert())
+            data = _logit_first(converter.convert())
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ExportError(f"the student cannot become TFLite ({reason}); expected a StudentSpec's layers") from error
@@ -72,6 +73,16 @@ def operators(data: bytes) -> list[str]:
     return [names[model.OperatorCodes(index).BuiltinCode()] for index in used]
 
 
+def _logit_first(data: bytes) -> bytes:
+    """The file with its outputs in the twin's order, which the converter does not keep."""
+    schema = require("ai_edge_litert.schema_py_generated", "edge")
+    changed = bytearray(data)
+    graph = schema.Model.GetRootAsModel(changed, 0).Subgraphs(0)
+    places = graph.OutputsAsNumpy()  # a view: what is written to it stands in the file
+    places[:] = sorted(places.tolist(), key=lambda place: graph.Tensors(place).ShapeLength())
+    return bytes(changed)
+
+
 def _check_operators(data: bytes) -> None:
     other = sorted(set(operators(data)) - OPERATORS)
     if other:
@@ -82,17 +93,17 @@ def _check_operators(data: bytes) -> None:
 
 
 def _quantised(data: bytes) -> QuantisedModel:
-    """The file with its output's scale, once its input is what `uint8 - 128` means."""
+    """The file with its outputs' scales, once its input is what `uint8 - 128` means."""
     schema = require("ai_edge_litert.schema_py_generated", "edge")
     graph = schema.Model.GetRootAsModel(data, 0).Subgraphs(0)
-    ends = [graph.Tensors(index) for index in (graph.Inputs(0), graph.Outputs(0))]
-    (in_scale, in_zero_point), (scale, zero_point) = (
-        (np.float32(tensor.Quantization().Scale(0)), int(tensor.Quantization().ZeroPoint(0))) for tensor in ends
+    ends = [graph.Tensors(index) for index in (graph.Inputs(0), *graph.OutputsAsNumpy().tolist())]
+    (in_scale, in_zero_point), logit, *heat = (
+        (float(tensor.Quantization().Scale(0)), int(tensor.Quantization().ZeroPoint(0))) for tensor in ends
     )
     integers = all(tensor.Type() == schema.TensorType.INT8 for tensor in ends)
-    if not integers or (in_scale, in_zero_point) != (PIXEL_SCALE, PIXEL_ZERO_POINT):
+    if not integers or (np.float32(in_scale), in_zero_point) != (PIXEL_SCALE, PIXEL_ZERO_POINT):
         raise ExportError(
             f"TFLite input has scale {in_scale} and zero point {in_zero_point}; expected int8 with 1/255 and -128; "
             f"this TensorFlow quantises differently: install the version in constraints.txt"
         )
-    return QuantisedModel(data, float(scale), zero_point)
+    return QuantisedModel(data, *logit, heat=Steps("int8", *heat[0]) if heat else None)

@@ -24,7 +24,7 @@ def test_every_verb_works_alone_on_a_config(line: Line, diagline: Diagline) -> N
     assert diagline("data", "inspect", line.config).code == 0
     evaluated = diagline("evaluate", line.config, "--json")
     assert evaluated.code == 0
-    forms = json.loads(evaluated.out)
+    forms = json.loads(evaluated.out)["forms"]
     assert list(forms) == ["teacher", "student", "onnx_fp32", "onnx_int8", "tflite_int8"]
     assert all(0 < form["ap"] <= 1 for form in forms.values())
     page = (line.output / "evaluation" / "report.html").read_text()

@@ -25,7 +25,10 @@ MAY_IMPORT = {
     "firmware_bridge": set(),
 }
 PACKAGES = {"diagline", *MAY_IMPORT}
-FRONT_DOOR = {"diagline.cli", "diagline.demo", "diagline.pages", "diagline.verbs"}
+FRONT_DOOR = {
+    "diagline.cli", "diagline.cli_proof", "diagline.demo", "diagline.pages", "diagline.pages_seeds", "diagline.verbs",
+    "diagline.verbs_proof", "diagline.verbs_seeds",
+}  # fmt: skip
 WORKSTATION = {"torch", "torchvision", "tensorflow", "keras", "diffusers", "transformers", "accelerate"}
 OFF_THE_EDGE = WORKSTATION | {"sklearn", "matplotlib"}
 BASE = {"numpy", "cv2", "rich", "typer"}  # what the edge box has besides one engine

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,11 +55,12 @@ def resume(target: Path, identity: dict[str, Any], network: nn.Module, optimiser
     """Load target/checkpoint.pt into network, optimiser and torch's generator; a fresh start where there is none.
 
     Raises:
-        TrainingError: the checkpoint is damaged, or of another identity.
+        TrainingError: the checkpoint is damaged, of another identity or of another network.
     """
     content = _read(target, identity)
     if content is None or content["finished"]:
         return Progress()
+    _check_network(target, content, network)
     network.load_state_dict(content["network"])
     optimiser.load_state_dict(content["optimiser"])
     torch.set_rng_state(content["rng"])
@@ -77,6 +78,7 @@ def keep(
         "format": FORMAT,
         "finished": False,
         "identity": json.dumps(identity),
+        "kind": type(network).__name__,
         "network": state.best["network"] if newest else network.state_dict(),  # one copy on disk when equal
         "optimiser": optimiser.state_dict(),
         "rng": torch.get_rng_state(),
@@ -131,6 +133,25 @@ def _read(target: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
             f"remove {target} or set another output"
         )
     return dict(content)
+
+
+def _check_network(target: Path, content: dict[str, Any], network: nn.Module) -> None:
+    there, now = content["network"], network.state_dict()
+    odd = [name for name in {**there, **now} if _shape(there, name) != _shape(now, name)]
+    if odd:
+        raise TrainingError(
+            f"{target / CHECKPOINT}: of another network: {_size(content.get('kind', 'network'), there)} there, "
+            f"{_size(type(network).__name__, now)} now; {odd[0]} is {_shape(there, odd[0])} there, "
+            f"{_shape(now, odd[0])} now; expected the same to go on; remove {target} or set another output"
+        )
+
+
+def _shape(state: Mapping[str, torch.Tensor], name: str) -> str:
+    return str(tuple(state[name].shape)) if name in state else "missing"
+
+
+def _size(kind: str, state: Mapping[str, torch.Tensor]) -> str:
+    return f"{kind} of {len(state)} tensors, {sum(value.numel() for value in state.values()):,} numbers"
 
 
 def _short(value: Any) -> str:

@@ -1,7 +1,9 @@
 """The student's run: it learns from the labels and from what the teacher says of each picture.
 
-The teacher is asked once, about every way a picture is shown; its logits are kept in memory,
-so the student's epochs cost what the student costs. Leaves out: the network (`student.py`).
+The teacher is asked once, about every way a picture is shown; its logits (and, for the hints, its
+maps) are kept in memory, so the student's epochs cost what the student costs. `alone` is the same
+student without a teacher: a distillation that gains nothing is to be seen. Leaves out: the
+network (`student.py`), the hints (`hints.py`), int8 fine-tuning (`quantised.py`).
 
 Source: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", here with one logit.
 """
@@ -9,23 +11,25 @@ Source: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", here
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from diagline import files
 from diagline.config import Config
+from diagline.config_train import StudentConfig
 from diagline.console import track
 from diagline.errors import TrainingError
 from diagline.samples import SampleSet
-from training import checkpoint, evaluate, loop, student, teacher
+from training import checkpoint, hints, launch, loop, precision, quantised, student, teacher
 from training.data import Batch, Pictures, check_trainable
 
-TEACHER_BATCH = 32
+TEACHER_BATCH = 16
 JITTER = 0.1
 """The student sees each picture a little brighter or darker than the teacher did, and is to say the same."""
 
@@ -36,73 +40,131 @@ def distill(
     """Train the student as `config.student` says; returns target/student.pt.
 
     Writes student.pt, history.json and result.json (threshold chosen on `val`, the epoch kept).
-    A finished run returns at once. With `soft_share` 0 the teacher is not opened.
+    A finished run returns at once. With `soft_share` 0 and no hints the teacher is not opened.
 
     Raises:
         DatasetError: no training pictures, or one that cannot be read.
         TrainingError: no trained teacher, one class only, a loss that is not finite, or a target
             that another config was trained in.
     """
-    check_trainable(train)
-    made, wanted = target / "student.pt", config.student
-    if wanted.soft_share > 0 and not teacher_checkpoint.is_file():
-        raise TrainingError(
-            f"{teacher_checkpoint}: not found; expected a trained teacher; run: diagline train CONFIG "
-            f"(or set student.soft_share = 0 to learn from labels alone)"
+    made, wanted, processes = target / "student.pt", config.student, launch.here()
+    taught = wanted.soft_share > 0 or wanted.hints > 0
+    with processes.together():
+        check_trainable(train)
+        if taught and not teacher_checkpoint.is_file():
+            raise TrainingError(
+                f"{teacher_checkpoint}: not found; expected a trained teacher; run: diagline train CONFIG "
+                f"(or set student.soft_share = 0 and student.hints = 0 to learn from labels alone)"
+            )
+        identity = checkpoint.describe(config, "student", train, val)
+        if taught:
+            identity["teacher"] = files.sha256_file(teacher_checkpoint)
+        if checkpoint.finished(target, identity, made):
+            return made
+        torch.manual_seed(config.seed)
+        network = student.Student(student.spec(wanted.size, config.input))
+        pictures = Pictures(train, config.input, wanted.flips, config.seed, views=wanted.views, mix=wanted.mix)
+        validation = loop.validation_pictures(config, val)
+        trained: torch.nn.Module = network
+        loss: loop.Loss = loop.hard_loss
+        soft: loop.Loss = loss
+        if taught:
+            size = student_map(network) if wanted.hints else None
+            asked = ask(teacher.load(teacher_checkpoint), pictures, config.teacher.precision, size, config.seed)
+            loss = soft = SoftLoss(asked.logits, wanted.temperature, wanted.soft_share)
+            if asked.maps is not None:
+                trained = hinted = hints.Hinted(network)
+                loss = hints.hint_loss(soft, hinted, asked.maps, wanted.hints)
+    done = loop.fit(trained, pictures, validation, _settings(wanted), target, identity, loss)
+    facts: dict[str, Any] = {}
+    if wanted.quantised_epochs:
+        settings = replace(
+            _settings(wanted), epochs=wanted.quantised_epochs, learning_rate=wanted.quantised_learning_rate
         )
-    identity = checkpoint.describe(config, "student", train, val)
-    if wanted.soft_share > 0:
-        identity["teacher"] = files.sha256_file(teacher_checkpoint)
-    if checkpoint.finished(target, identity, made):
-        return made
-    torch.manual_seed(config.seed)
-    network = student.Student(student.spec(wanted.size, config.input))
-    pictures = Pictures(train, config.input, wanted.flips, config.seed)
-    loss: loop.Loss = loop.hard_loss
-    if wanted.soft_share > 0:
-        asked = ask(teacher.load(teacher_checkpoint), pictures, config.teacher.precision)
-        loss = SoftLoss(asked, wanted.temperature, wanted.soft_share)
-    settings = loop.Settings(
-        epochs=wanted.epochs,
-        batch_size=wanted.batch_size,
-        learning_rate=wanted.learning_rate,
-        balance=wanted.balance,
-        schedule="cosine",
-        jitter=JITTER,
-    )
-    validation = loop.validation_pictures(config, val)
-    done = loop.fit(network, pictures, validation, settings, target, identity, loss)
-    result = loop.conclude(network, validation, done)
-    student.save(network, made, result)
-    checkpoint.finish(target, identity, result)
+        chosen = quantised.calibration_indices(pictures.labels, config.export.calibration_images, config.seed)
+        network, tuned = quantised.fine_tune(
+            network, pictures, validation, settings, target / "int8", identity, soft, chosen
+        )
+        facts = {"int8_epoch": tuned.epoch, "int8_epoch_rule": tuned.epoch_rule}
+
+    def conclude_and_save() -> None:
+        result = {**loop.conclude(network, validation, done), **facts}
+        student.save(network, made, result)
+        checkpoint.finish(target, identity, result)
+
+    processes.on_main(conclude_and_save)
     return made
 
 
-def ask(network: nn.Module, pictures: Pictures, precision: str = "fp32") -> NDArray[np.float32]:
-    """The teacher's logits on every picture in every way it is shown, (4, N) float32; NaN where it is not.
+def alone(config: Config) -> Config:
+    """The config of the same student without a teacher: labels alone, and so no mixed pictures, which have none."""
+    return replace(config, student=replace(config.student, soft_share=0.0, hints=0.0, mix=0.0))
+
+
+def student_map(network: student.Student) -> tuple[int, int]:
+    """`(height, width)` of the student's map that is given hints."""
+    return list(network.spec.convolutions())[2 * hints.hinted_block(network) + 2].out_size
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the teacher says, per way of being shown and picture.
+
+    Attributes:
+        logits: (variants, N) float32; NaN where a picture is not shown in that way.
+        maps: (variants, N, hints.CHANNELS, h, w) float16; None without hints.
+    """
+
+    logits: NDArray[np.float32]
+    maps: NDArray[np.float16] | None = None
+
+
+def ask(
+    network: teacher.Teacher, pictures: Pictures, numbers: str, size: tuple[int, int] | None = None, seed: int = 0
+) -> Asked:
+    """Ask the teacher once about every picture in every way it is shown.
 
     Args:
-        network: the teacher; moved to the accelerator where there is one.
+        network: moved to the accelerator where there is one.
         pictures: N training pictures.
-        precision: auto, fp32 or bf16 (autocast).
+        numbers: auto, fp32 or bf16 (autocast).
+        size: `(height, width)` of the maps for the hints; None: logits alone.
+        seed: of the places that the hints' directions are taken from.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    logits = np.full((4, len(pictures)), np.nan, np.float32)
+    device = launch.here().device
+    network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    rows = max(pictures.variants) + 1
+    logits = np.full((rows, len(pictures)), np.nan, np.float32)
+    maps = None if size is None else np.zeros((rows, len(pictures), hints.CHANNELS, *size), np.float16)
+    directions: hints.Directions | None = None
+
+    @torch.no_grad()
+    def look(batch: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
+        pixels = torch.from_numpy(batch).to(device).to(memory_format=torch.channels_last).float() / 255
+        with precision.autocast(numbers, device.type):
+            return network.look(pixels)
+
+    if size is not None:
+        some = list(pictures.in_order(TEACHER_BATCH, pictures.variants[0]))
+        directions = hints.Directions((look(batch)[1] for batch in some[:: max(1, len(some) // 16)]), seed)
     steps = -(-len(pictures) // TEACHER_BATCH)
-    for variant in pictures.variants:
+    for number, variant in enumerate(pictures.variants):
         batches = pictures.in_order(TEACHER_BATCH, variant)
-        shown = track(batches, f"asking the teacher ({variant + 1} of {len(pictures.variants)})", total=steps)
-        with loop.autocast(precision, device.type):
-            logits[variant] = evaluate.predict(network, shown)
-    return logits
+        what = f"asking the teacher ({number + 1} of {len(pictures.variants)})"
+        for place, batch in enumerate(track(batches, what, total=steps)):
+            said, layer3 = look(batch)
+            where = slice(place * TEACHER_BATCH, place * TEACHER_BATCH + len(batch))
+            logits[variant, where] = said.float().cpu().numpy()
+            if maps is not None and size is not None and directions is not None:
+                maps[variant, where] = directions.reduce(layer3, size)
+    return Asked(logits, maps)
 
 
 class SoftLoss:
     """(1 - soft_share) BCE(labels) + soft_share T^2 BCE(student / T against sigmoid(teacher / T)).
 
     Args:
-        asked: (4, N) float32, the teacher's logit per variant and picture.
+        asked: (variants, N) float32, the teacher's logit per variant and picture.
         temperature: T; T^2 keeps the soft term's gradients at the hard term's size.
         soft_share: 0 to 1.
     """
@@ -118,3 +180,15 @@ class SoftLoss:
         aim = torch.sigmoid(said / self._temperature)
         soft = binary_cross_entropy_with_logits(logits / self._temperature, aim) * self._temperature**2
         return (1 - self._soft_share) * loop.hard_loss(logits, labels, batch) + self._soft_share * soft
+
+
+def _settings(wanted: StudentConfig) -> loop.Settings:
+    return loop.Settings(
+        epochs=wanted.epochs,
+        batch_size=wanted.batch_size,
+        learning_rate=wanted.learning_rate,
+        balance=wanted.balance,
+        schedule="cosine",
+        weight_decay=wanted.weight_decay,
+        jitter=JITTER,
+    )

@@ -1,8 +1,8 @@
 """How good a network is: one set of figures for teacher, student and every exported format.
 
 Works on labels and logits, so that whatever made them (torch, ONNX Runtime, LiteRT, a board)
-is measured alike; `scores` makes them with a torch module. Leaves out: intervals over seeds
-and the certificate.
+is measured alike; `scores` makes them with a torch module. Leaves out: intervals and seeds
+(`intervals.py`), and the certificate.
 """
 
 from __future__ import annotations
@@ -58,6 +58,26 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of defect among all good parts.
+
+    Attributes:
+        defects: pictures of this kind.
+        missed: those that pass at the given threshold.
+        recall, escape: shares of `defects` at that threshold.
+        ap: average precision of this kind's pictures against every good one.
+        ap_trapezoid: the same by trapezoids.
+    """
+
+    defects: int
+    missed: int
+    recall: float
+    escape: float
+    ap: float
+    ap_trapezoid: float
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """One picture that was judged wrongly; `index` is its place in the list that was measured."""
 
@@ -79,7 +99,7 @@ def measure(labels: ArrayLike, scores: ArrayLike, threshold: float) -> Metrics:
 
     Source: DIAG, section on evaluation (AP on logits, precision and recall at the best F1).
     """
-    truth, values = _checked(labels, scores)
+    truth, values = checked(labels, scores)
     precisions, recalls = curve(truth, values)
     f1 = _f1(precisions, recalls)
     best = int(np.argmax(f1))
@@ -105,6 +125,27 @@ def measure(labels: ArrayLike, scores: ArrayLike, threshold: float) -> Metrics:
     )
 
 
+def by_kind(kinds: Sequence[str], labels: ArrayLike, scores: ArrayLike, threshold: float) -> dict[str, Kind]:
+    """What became of each kind of defect, by name; a kind without a defect here is not in it.
+
+    Args:
+        kinds: N names; a good part's is not looked at.
+        labels, scores, threshold: as `measure`.
+
+    Raises:
+        DatasetError: as `measure`.
+    """
+    truth, values = checked(labels, scores)
+    names = np.asarray(kinds, str)
+    found = {}
+    for name in sorted(set(names[truth == DEFECT])):
+        mine = (truth == GOOD) | (names == name)
+        one = measure(truth[mine], values[mine], threshold)
+        missed = round(one.escape * one.defects)
+        found[str(name)] = Kind(one.defects, missed, one.recall, one.escape, one.ap, one.ap_trapezoid)
+    return found
+
+
 def choose_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
     """The threshold with the highest F1; meant for a validation split.
 
@@ -116,7 +157,7 @@ def choose_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
     Raises:
         DatasetError: as `measure`.
     """
-    truth, values = _checked(labels, scores)
+    truth, values = checked(labels, scores)
     precisions, recalls, steps = precision_recall_curve(truth, values)
     f1 = _f1(precisions[:-1], recalls[:-1])  # the curve's last point, recall 0, has no threshold
     lowest = float(steps[int(np.argmax(f1))])
@@ -133,7 +174,7 @@ def curve(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], ND
     Raises:
         DatasetError: as `measure`.
     """
-    precisions, recalls, _ = precision_recall_curve(*_checked(labels, scores))
+    precisions, recalls, _ = precision_recall_curve(*checked(labels, scores))
     return precisions, recalls
 
 
@@ -206,7 +247,12 @@ def worst(
     return first, second
 
 
-def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def checked(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Labels (N,) int64 and scores (N,) float64 that can be measured.
+
+    Raises:
+        DatasetError: as `measure`.
+    """
     truth, values = np.asarray(labels, np.int64).reshape(-1), np.asarray(scores, np.float64).reshape(-1)
     if len(truth) != len(values):
         raise DatasetError(f"{len(truth)} labels and {len(values)} scores; expected one score a picture")

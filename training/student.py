@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from diagline import files
 from diagline.errors import TrainingError
+from diagline.heat import Grid
 from diagline.preprocess import InputContract
 
 CHECKPOINT = "diagline-student-1"
@@ -139,8 +140,20 @@ class StudentSpec:
             )
             yield last
 
+    @property
+    def heat_grid(self) -> Grid:
+        """Where the cells of the last map, and so of the heat map, lie in the picture."""
+        stride, top, left = 1, 0, 0
+        for layer in self.convolutions():
+            middle = layer.kernel // 2
+            top += stride * (middle - layer.pads[0])
+            left += stride * (middle - layer.pads[1])
+            stride *= layer.stride
+        rows, columns = self.map_size
+        return Grid(rows, columns, stride, top, left)
+
     def macs(self) -> int:
-        """Multiply-accumulates of one picture."""
+        """Multiply-accumulates of one picture, without the heat map's (`features` for each of its cells)."""
         return sum(layer.macs for layer in self.convolutions()) + self.features
 
     def to_plain(self) -> dict[str, Any]:
@@ -265,10 +278,31 @@ class Student(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N,) of RGB or grey pictures (N, channels, height_px, width_px) float in 0..1."""
+        return self.judge(self._last_map(images))
+
+    def heat(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (N,), as `forward` gives them, and where they come from: heat (N, h, w), in one pass.
+
+        Heat is the fully connected layer at each place of the last map, h and w its `map_size`.
+        With average pooling the mean of the heat is the logit, so a place's heat is the logit of a
+        picture that looked like this place everywhere. With max pooling each channel has its
+        maximum at a place of its own: the heat is an indication only.
+
+        Source: Zhou et al. 2016, "Learning deep features for discriminative localization", section 2.
+        """
+        x = self._last_map(images)
+        heat = functional.conv2d(x, self.fc.weight[:, :, None, None], self.fc.bias)
+        return self.judge(x), heat[:, 0]
+
+    def _last_map(self, images: Tensor) -> Tensor:
         x = functional.relu6(self.stem(images))
         for block in self.blocks:
             x = block(x)
-        pooled = x.mean((2, 3)) if self.spec.pool == "average" else x.amax((2, 3))
+        return x
+
+    def judge(self, last_map: Tensor) -> Tensor:
+        """Logits (N,) of the last map (N, features, h, w)."""
+        pooled = last_map.mean((2, 3)) if self.spec.pool == "average" else last_map.amax((2, 3))
         return cast(Tensor, self.fc(pooled)).flatten()
 
 

@@ -1,6 +1,6 @@
 """The teacher: torchvision's ResNet-50 with one output, and where its first weights came from.
 
-Weights may cover part of the network; what was loaded is reported stage by stage, never
+Weights may cover part of the network; what was loaded is reported layer by layer, never
 guessed. Normalisation stands inside the module, so every network of the project takes pixels
 in 0..1. Leaves out: training (`loop.py`).
 
@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich import box
+from rich.table import Table
 from torch import nn
 from torchvision.models import ResNet50_Weights, resnet50
 from torchvision.models.resnet import Bottleneck
@@ -28,6 +30,9 @@ from diagline.errors import TrainingError
 STAGES = ("conv1", "layer1", "layer2", "layer3", "layer4", "fc")
 """conv1 counts its batch norm bn1."""
 FORMAT = "diagline-teacher-1"
+LOADED = "loaded"
+NAMED = 3
+"""Layers that a row of the table names before it only counts; weights.json has them all."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -44,11 +49,22 @@ class StageReport:
 
 @dataclass(frozen=True, slots=True)
 class WeightsReport:
-    """What a weights file gave; `unexpected` are its tensors that ResNet-50 does not have."""
+    """What a weights file gave.
+
+    Attributes:
+        layers: per layer, such as layer1.0.conv1, "loaded" or what it lacks.
+        unexpected: tensors of the file that ResNet-50 does not have.
+    """
 
     source: str
     stages: tuple[StageReport, ...]
+    layers: dict[str, str]
     unexpected: tuple[str, ...]
+
+    @property
+    def random(self) -> tuple[str, ...]:
+        """The layers that are not wholly from the file."""
+        return tuple(name for name, what in self.layers.items() if what != LOADED)
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -73,10 +89,9 @@ class Teacher(nn.Module):
                 nn.init.zeros_(block.bn3.weight)  # a fresh block starts as identity
                 if stride_in_1x1:
                     block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
-        frozen = [name for stage in STAGES[:freeze] for name in _modules(stage)]
-        self._frozen = [getattr(self.resnet, name) for name in frozen]
-        for module in self._frozen:
-            module.requires_grad_(False)
+        self._frozen = [name for stage in STAGES[:freeze] for name in _modules(stage)]
+        for name in self._frozen:
+            self.resnet.get_submodule(name).requires_grad_(False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (N,) of images float (N, 1 or 3, H, W) in 0..1."""
@@ -84,11 +99,18 @@ class Teacher(nn.Module):
         logits: torch.Tensor = self.resnet((images - self.mean) / self.std)
         return logits.flatten()
 
+    def look(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (N,) and layer3's map (N, 1024, h, w), h and w a sixteenth of the images', in one pass."""
+        net = self.resnet
+        x = net.maxpool(net.relu(net.bn1(net.conv1((images - self.mean) / self.std))))
+        layer3 = net.layer3(net.layer2(net.layer1(x)))
+        return net.fc(torch.flatten(net.avgpool(net.layer4(layer3)), 1)).flatten(), layer3
+
     def train(self, mode: bool = True) -> Teacher:
         """As torch's; frozen stages keep their batch-norm statistics."""
         super().train(mode)
-        for module in self._frozen:
-            module.eval()
+        for name in self._frozen:  # by name: several GPUs exchange the batch norms
+            self.resnet.get_submodule(name).eval()
         return self
 
 
@@ -114,6 +136,20 @@ def build(weights: str, stride_in_1x1: bool, freeze: int) -> tuple[Teacher, Weig
             f'expected torchvision\'s names such as conv1.weight; choose another file or teacher.weights = "none"'
         )
     return teacher, report
+
+
+def to_table(report: WeightsReport) -> Table:
+    """Stage by stage what was loaded, and the names of the layers that start at random."""
+    table = Table(title=f"first weights: {report.source}", title_justify="left", box=box.SIMPLE_HEAD)
+    for name in ("stage", "tensors loaded", "missing", "of another shape", "layers not wholly loaded"):
+        table.add_column(name, justify="left" if name == "stage" or name.startswith("layers") else "right")
+    for stage in report.stages:
+        odd = [name for name in report.random if _stage(name) == stage.stage]
+        named = ", ".join(odd[:NAMED]) + (f" and {len(odd) - NAMED} more" if len(odd) > NAMED else "")
+        table.add_row(stage.stage, str(stage.loaded), str(stage.missing), str(stage.wrong_shape), named)
+    if report.unexpected:
+        table.caption = f"{len(report.unexpected)} tensors of the file fit nowhere: {', '.join(report.unexpected[:3])}"
+    return table
 
 
 def save(teacher: Teacher, path: Path, facts: dict[str, Any]) -> None:
@@ -166,7 +202,19 @@ def _load_partial(network: nn.Module, found: Mapping[str, torch.Tensor], source:
         missing = sum(name not in found for name in members)
         stages.append(StageReport(stage, loaded, missing, len(members) - loaded - missing))
     unexpected = sorted(name for name in found if name not in own and not name.endswith("num_batches_tracked"))
-    return WeightsReport(source, tuple(stages), tuple(unexpected))
+    return WeightsReport(source, tuple(stages), _layers(own, found, fits), tuple(unexpected))
+
+
+def _layers(own: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], fits: set[str]) -> dict[str, str]:
+    layers: dict[str, list[str]] = {}
+    for name, value in own.items():
+        layer, _, tensor = name.rpartition(".")
+        lacks = layers.setdefault(layer, [])
+        if name in fits:
+            continue
+        shape = tuple(value.shape)
+        lacks.append(f"{tensor} is {tuple(found[name].shape)}, not {shape}" if name in found else f"no {tensor}")
+    return {layer: "; ".join(lacks) or LOADED for layer, lacks in layers.items()}
 
 
 def _imagenet() -> dict[str, torch.Tensor]:

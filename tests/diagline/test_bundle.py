@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from diagline import bundle
-from diagline.bundle import Format, Golden, Manifest
+from diagline.bundle import Format, Golden, HeatOutput, Manifest
 from diagline.errors import BundleError
+from diagline.heat import Grid
 from diagline.preprocess import InputContract
 
 MODELS = {"onnx_fp32": b"fp32 weights", "onnx_int8": b"int8 weights", "tflite_int8": b"flat buffer"}
+HEAT = HeatOutput(Grid(3, 2, 8, 7, 6), "uint8", 0.25, 100)
 METRICS = {"ap": 0.9, "precision": 0.8, "recall": 0.7, "escape": 0.3, "overkill": 0.1}
 
 
@@ -31,7 +33,9 @@ def a_manifest() -> Manifest:
             "onnx_fp32": Format(
                 bundle.FORMATS["onnx_fp32"], "uint8", "float32", 1.0, 0, 0.25, METRICS, ("onnxruntime",)
             ),
-            "onnx_int8": Format(bundle.FORMATS["onnx_int8"], "uint8", "int8", 0.125, 4, 6, METRICS, ("onnxruntime",)),
+            "onnx_int8": Format(
+                bundle.FORMATS["onnx_int8"], "uint8", "int8", 0.125, 4, 6, METRICS, ("onnxruntime",), HEAT
+            ),
             "tflite_int8": Format(bundle.FORMATS["tflite_int8"], "int8", "int8", 0.125, 4, 6, METRICS, ("litert", "x")),
         },
         fastest=("tflite_int8", "litert"),
@@ -185,6 +189,9 @@ def test_an_unknown_schema_version_is_refused_naming_it(version, made):
         lambda body: body["formats"]["onnx_fp32"].pop("engines"),
         lambda body: body["formats"]["onnx_fp32"].update(file="../model.fp32.onnx"),
         lambda body: body["formats"]["onnx_fp32"].update(file="manifest.json"),
+        lambda body: body["formats"]["onnx_int8"].update(heat=3),
+        lambda body: body["formats"]["onnx_int8"]["heat"].pop("grid"),
+        lambda body: body["formats"]["onnx_int8"]["heat"]["grid"].update(depth=3),
     ],
 )
 def test_a_manifest_that_cannot_be_understood_is_refused(change, made):
@@ -239,6 +246,19 @@ def test_the_seal_is_what_sha256sum_checks(made):
 def test_an_int8_output_is_scaled_to_its_logit():
     assert a_manifest().formats["onnx_int8"].to_logit(-8) == 0.125 * (-8 - 4)
     assert a_manifest().formats["onnx_fp32"].to_logit(-1.5) == -1.5
+
+
+def test_a_heat_map_is_stored_in_steps_and_read_in_logits():
+    heat = HeatOutput(Grid(2, 3, 16, 7, 7), "int8", 0.5, -10)
+    found = heat.to_logits(np.array([[[-128, -10], [-9, 0], [10, 127]]], np.int8))
+    assert found.dtype == np.float32
+    assert found.tolist() == [[-59.0, 0.0, 0.5], [5.0, 10.0, 68.5]]
+
+
+def test_a_bundle_made_before_there_were_heat_maps_is_read_without(made):
+    reseal(made.root, lambda body: [entry.pop("heat") for entry in body["formats"].values()])
+    again = bundle.read(made.root).manifest
+    assert {name: replace(fmt, heat=None) for name, fmt in made.manifest.formats.items()} == again.formats
 
 
 def test_reading_a_bundle_needs_neither_torch_nor_tensorflow(made):

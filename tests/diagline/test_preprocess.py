@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagline.errors import ConfigError
-from diagline.preprocess import LETTERBOX_GREY, RESIZE_RULES, InputContract, preprocess, preprocess_mask
+from diagline.errors import ConfigError, DatasetError
+from diagline.preprocess import LETTERBOX_GREY, RESIZE_RULES, InputContract, placement, preprocess, preprocess_mask
 
 sides_px = st.integers(1, 400)
+RESIZING = [rule for rule in RESIZE_RULES if rule != "none"]
 contracts = st.builds(
-    InputContract, st.integers(16, 300), st.integers(16, 300), st.sampled_from([1, 3]), st.sampled_from(RESIZE_RULES)
+    InputContract, st.integers(16, 300), st.integers(16, 300), st.sampled_from([1, 3]), st.sampled_from(RESIZING)
 )
 
 
@@ -105,6 +106,18 @@ def test_a_view_of_a_larger_frame_is_read_as_it_looks():
         for seen in (view, view[:, :, 1]):
             image = preprocess(seen, contract)
             assert image.flags["C_CONTIGUOUS"] and (image == preprocess(seen.copy(), contract)).all()
+
+
+def test_without_a_resize_rule_another_size_is_refused_with_the_remedy():
+    contract = InputContract(32, 48, 1, "none")
+    frame = np.zeros((48, 31), np.uint8)
+    wanted = r'parts/7\.png: 31x48 px; expected 32x48, .*set input\.resize = "stretch" or "letterbox"'
+    with pytest.raises(DatasetError, match=wanted):
+        preprocess(frame, contract, "parts/7.png")
+    with pytest.raises(DatasetError, match="mask: 31x48 px; expected 32x48"):
+        preprocess_mask(frame, contract)
+    assert preprocess_mask(np.full((48, 32), 1, np.uint8), contract).all()
+    assert placement(48, 32, contract) == (0, 0, 48, 32)
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,20 @@ def test_every_verified_engine_passes_the_boxs_self_test(packed: Bundle, name: s
         assert self_test(packed, name, opened).fault is None
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_tells_where_its_logit_comes_from(packed: Bundle, name: str) -> None:
+    fmt = packed.manifest.formats[name]
+    assert fmt.heat is not None and fmt.heat.grid == SPEC.heat_grid
+    engine = open_engine(packed.path(name), name, fmt, CONTRACT)
+    for vector in packed.golden:
+        logit = fmt.to_logit(engine.infer(preprocess(packed.golden_frame(vector), CONTRACT)))
+        heat = engine.heat()
+        assert heat is not None and heat.shape == SPEC.map_size
+        assert heat.mean() == pytest.approx(
+            logit, abs=1e-4 if name == "onnx_fp32" else 4 * (fmt.scale + fmt.heat.scale)
+        )
+
+
 def test_golden_pictures_are_raw_of_both_classes_and_not_from_the_test_split(line: Line, packed: Bundle) -> None:
     assert {vector.label for vector in packed.golden} == {0, 1} and len(packed.golden) == 6
     known = {split: {line.all.read_image(s).tobytes() for s in line.all.split(split)} for split in ("val", "test")}
@@ -194,5 +208,6 @@ def test_the_teachers_bundle_is_the_reference_in_fp32(line: Line, tmp_path: Path
     manifest = packed.manifest
     assert manifest.network == "teacher" and manifest.spec is None
     assert list(manifest.formats) == ["onnx_fp32"] and manifest.fastest == ("onnx_fp32", "onnxruntime")
+    assert manifest.formats["onnx_fp32"].heat is None
     assert manifest.formats["onnx_fp32"].threshold == 0.25 and manifest.flips == {"onnx_fp32": 0}
     assert manifest.provenance["largest_logit_difference"]["onnx_fp32"] < 1e-3

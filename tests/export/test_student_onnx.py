@@ -21,7 +21,7 @@ from diagline.errors import ExportError
 from diagline.preprocess import InputContract
 from export.quantise import QuantisedModel, quantise_onnx
 from export.to_onnx import student_onnx, teacher_onnx
-from training.student import POOLS, Student, fold, spec
+from training.student import POOLS, Student, StudentSpec, fold, spec
 
 SMALL = spec("S10", InputContract(48, 64, 3))
 
@@ -64,7 +64,11 @@ def test_fp32_gives_torchs_logits_at_any_size(seed: int) -> None:
 
 def test_fp32_takes_the_picture_and_pads_inside_its_convolutions(student: Student) -> None:
     model = student_onnx(student)
-    assert ends(model) == [("image", TensorProto.UINT8, [1, 64, 48, 3]), ("logit", TensorProto.FLOAT, [1, 1])]
+    assert ends(model) == [
+        ("image", TensorProto.UINT8, [1, 64, 48, 3]),
+        ("logit", TensorProto.FLOAT, [1, 1]),
+        ("heat", TensorProto.FLOAT, [1, 1, 4, 3]),
+    ]
     kinds = {node.op_type for node in onnx.load_model_from_string(model).graph.node}
     assert "Pad" not in kinds and "Sigmoid" not in kinds
 
@@ -78,17 +82,23 @@ def test_equal_students_give_equal_bytes(student: Student, int8: QuantisedModel)
 
 
 def test_int8_takes_the_picture_and_returns_an_int8_logit(int8: QuantisedModel) -> None:
-    assert ends(int8.data) == [("image", TensorProto.UINT8, [1, 64, 48, 3]), ("logit", TensorProto.INT8, [1, 1])]
+    assert ends(int8.data) == [
+        ("image", TensorProto.UINT8, [1, 64, 48, 3]),
+        ("logit", TensorProto.INT8, [1, 1]),
+        ("heat", TensorProto.UINT8, [1, 1, 4, 3]),
+    ]
     graph = onnx.load_model_from_string(int8.data).graph
     counted = Counter(node.op_type for node in graph.node)
-    assert counted["Conv"] == len(list(SMALL.convolutions()))
+    assert counted["Conv"] == len(list(SMALL.convolutions())) + 1  # the heat map's
     assert not {"Cast", "Mul", "Clip", "Pad", "Sigmoid"} & set(counted)
 
 
-def test_int8_convolutions_become_integer_ones_in_the_engine(int8: QuantisedModel, tmp_path: Path) -> None:
-    run(int8.data, pictures(SMALL, 1), tmp_path / "optimised.onnx")
+@pytest.mark.parametrize("made", [SMALL, residual_spec("average"), residual_spec("max")], ids=["S10", "average", "max"])
+def test_int8_convolutions_become_integer_ones_in_the_engine(made: StudentSpec, tmp_path: Path) -> None:
+    int8 = quantise_onnx(student_onnx(lively(made)), pictures(made, 4))
+    run(int8.data, pictures(made, 1), tmp_path / "optimised.onnx")
     counted = Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
-    assert counted["QLinearConv"] == len(list(SMALL.convolutions())) and counted["Conv"] == 0
+    assert counted["QLinearConv"] == len(list(made.convolutions())) + 1 and counted["Conv"] == counted["Add"] == 0
 
 
 def test_int8_stays_within_a_few_steps_of_torch(student: Student, int8: QuantisedModel) -> None:

@@ -15,7 +15,7 @@ import torch
 from diagline.config import Config
 from diagline.errors import TrainingError
 from diagline.samples import SampleSet
-from training import distill, evaluate, loop, student, teacher
+from training import distill, evaluate, hints, loop, student, teacher
 from training.data import Batch, Pictures
 
 Paint = Callable[..., SampleSet]
@@ -38,7 +38,7 @@ def test_the_student_is_pulled_towards_the_teacher(
 ) -> None:
     train, val = paint(12, 4), paint(3, 0, "val")  # one class: the last epoch is kept
     pictures = Pictures([train], config.input, "none", 0)
-    said = distill.ask(teacher.load(teacher_pt), pictures)[0]
+    said = distill.ask(teacher.load(teacher_pt), pictures, "fp32").logits[0]
     distances = {}
     for share in (0.0, 1.0):
         changed = replace(config, student=replace(config.student, soft_share=share, epochs=6, learning_rate=0.01))
@@ -51,25 +51,58 @@ def test_the_student_is_pulled_towards_the_teacher(
 
 
 def test_the_teacher_is_asked_about_every_way_a_picture_is_shown(paint: Paint, config: Config) -> None:
-    class Corner(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = torch.nn.Parameter(torch.tensor(255.0))
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return images[:, 0, 0, 0] * self.scale
-
-    samples = paint(2, 2)
-    for flips, shown in (("none", {0}), ("horizontal", {0, 1}), ("vertical", {0, 2}), ("both", {0, 1, 2, 3})):
-        pictures = Pictures([samples], config.input, flips, 0)
-        said = distill.ask(Corner(), pictures)
-        upright = torch.stack([pictures[i][0] for i in range(4)])[:, 0].numpy()
-        corners = np.stack([upright[:, 0, 0], upright[:, 0, -1], upright[:, -1, 0], upright[:, -1, -1]])
-        for variant in range(4):
+    torch.manual_seed(1)
+    network, samples = teacher.Teacher().eval(), paint(2, 2)
+    for flips, views, shown in (
+        ("none", 0, {0}),
+        ("vertical", 0, {0, 2}),
+        ("both", 0, {0, 1, 2, 3}),
+        ("both", 3, {0, 1, 2}),
+    ):
+        pictures = Pictures([samples], config.input, flips, 0, views=views, mix=0.5)
+        said = distill.ask(network, pictures, "fp32").logits
+        for variant in range(len(said)):
             if variant in shown:
-                np.testing.assert_allclose(said[variant], corners[variant], atol=1e-3)
+                batch = Batch(np.arange(4), np.full(4, variant))
+                expected = evaluate.predict(network, [pictures.images(batch)])
+                np.testing.assert_allclose(said[variant], expected, atol=1e-4)
             else:
                 assert np.isnan(said[variant]).all()
+
+
+def test_hints_teach_the_student_the_teachers_map_and_are_gone_after_it(
+    paint: Paint, config: Config, teacher_pt: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(4)
+    teacher.save(teacher.Teacher(), teacher_pt, {})  # random, but its maps follow the picture
+    train, val = [paint(12, 8)], paint(3, 0, "val")
+    pictures = Pictures(train, config.input, "both", config.seed)
+    network = student.Student(student.spec("S10", config.input))
+    asked = distill.ask(teacher.load(teacher_pt), pictures, "fp32", distill.student_map(network), config.seed)
+    assert asked.maps is not None and asked.maps.shape == (4, 20, hints.CHANNELS, *distill.student_map(network))
+    assert float(asked.maps.astype(np.float32).var()) > 0.2  # scaled, and no direction lost
+    taught = replace(config, student=replace(config.student, hints=5.0, epochs=12, soft_share=0.0))
+    made = distill.distill(taught, teacher_pt, train, [val], tmp_path / "hinted")
+    history = json.loads((tmp_path / "hinted" / "history.json").read_text())
+    assert history[-1]["loss"] < 0.9 * history[0]["loss"]  # noise parts: their maps cannot be foretold wholly
+    assert set(student.load(made).state_dict()) == set(network.state_dict())
+
+
+def test_the_student_without_a_teacher_differs_in_nothing_else(config: Config) -> None:
+    taught = replace(config, student=replace(config.student, soft_share=1.0, hints=1.0, views=4, mix=0.5))
+    without = distill.alone(taught)
+    assert without.student == replace(taught.student, soft_share=0.0, hints=0.0, mix=0.0)
+    assert replace(without, student=taught.student) == taught
+
+
+def test_int8_fine_tuning_ends_in_a_folded_student_and_says_what_it_gained(
+    paint: Paint, config: Config, teacher_pt: Path, tmp_path: Path
+) -> None:
+    tuned = replace(config, student=replace(config.student, quantised_epochs=1))
+    made = distill.distill(tuned, teacher_pt, [paint(6, 6)], [paint(3, 3, "val")], tmp_path / "student")
+    assert student.load(made).folded
+    result = json.loads((tmp_path / "student" / "result.json").read_text())
+    assert "in simulated int8" in result["int8_epoch_rule"]
 
 
 def test_the_loss_is_the_one_written_down() -> None:
@@ -103,7 +136,9 @@ def test_a_finished_student_returns_at_once_and_another_teacher_is_refused(
 ) -> None:
     train, val, target = [paint(4, 4)], paint(2, 2, "val"), tmp_path / "student"
     made = distill.distill(config, teacher_pt, train, [val], target)
-    assert {path.name for path in target.iterdir()} == {"checkpoint.pt", "history.json", "result.json", "student.pt"}
+    assert {path.name for path in target.iterdir()} == {
+        "checkpoint.pt", "history.json", "result.json", "student.pt", "tensorboard",
+    }  # fmt: skip
     result = json.loads((target / "result.json").read_text())
     assert result["threshold"] == result["validation"]["threshold"]
 

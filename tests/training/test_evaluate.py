@@ -66,6 +66,29 @@ def test_the_chosen_threshold_reaches_the_best_f1(pairs: list[tuple[int, float]]
     assert f1 == pytest.approx(metrics.best_f1)
 
 
+def test_each_kind_stands_against_all_good_parts_and_its_defects_are_counted() -> None:
+    kinds = ["good", "good", "crack", "crack", "hole"]
+    found = evaluate.by_kind(kinds, [0, 0, 1, 1, 1], [0.1, 0.6, 0.5, 0.9, 0.05], threshold=0.55)
+    assert list(found) == ["crack", "hole"]
+    crack, hole = found["crack"], found["hole"]
+    assert (crack.defects, crack.missed, crack.recall, crack.escape) == (2, 1, 0.5, 0.5)
+    assert crack.ap == pytest.approx(1.0 * 0.5 + 2 / 3 * 0.5)  # as above: the hole is not there
+    assert (hole.defects, hole.missed, hole.recall, hole.escape) == (1, 1, 0.0, 1.0)
+    assert hole.ap == pytest.approx(1 / 3)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["good", "a", "b", "c"]), st.floats(-9, 9, width=16)), min_size=2))
+def test_kinds_miss_together_what_the_whole_misses(pairs: list[tuple[str, float]]) -> None:
+    kinds, scores = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    labels = [int(kind != "good") for kind in kinds]
+    if len(set(labels)) == 1:
+        return
+    whole, found = evaluate.measure(labels, scores, 0.5), evaluate.by_kind(kinds, labels, scores, 0.5)
+    assert set(found) == set(kinds) - {"good"}
+    assert sum(kind.defects for kind in found.values()) == whole.defects
+    assert sum(kind.missed for kind in found.values()) == pytest.approx(whole.escape * whole.defects)
+
+
 @pytest.mark.parametrize("labels", [[0, 0, 0], [1, 1, 1]])
 def test_one_class_cannot_be_measured(labels: list[int]) -> None:
     with pytest.raises(DatasetError, match=r"3 pictures, [03] of them defective"):

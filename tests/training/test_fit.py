@@ -11,16 +11,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from diagline.config import Config
-from diagline.errors import OutputError, TrainingError
+from diagline.errors import DatasetError, OutputError, TrainingError
 from diagline.preprocess import InputContract
-from diagline.samples import SampleSet
-from training import checkpoint, loop, teacher
+from diagline.samples import SampleSet, write_image
+from training import checkpoint, data, loop, teacher
+from training import precision as numbers
 from training.data import Batch, Pictures
+from training.settings import factor
 
 Paint = Callable[..., SampleSet]
 Fresh = Callable[[], nn.Module]
@@ -191,6 +194,64 @@ def test_the_epoch_kept_is_the_one_that_did_best_on_validation(
     assert all(torch.equal(value, states[2][name]) for name, value in network.state_dict().items())
 
 
+def test_the_last_epoch_is_kept_where_that_is_asked_and_validation_is_only_looked_at(
+    fresh: Fresh, pictures: Pictures, validation: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aps = iter([0.9, 0.5, 0.2])
+    monkeypatch.setattr(loop, "_validation_ap", lambda *_: next(aps))
+    done = loop.fit(network := fresh(), pictures, validation, replace(SETTINGS, keep="last"), tmp_path / "a", {})
+    assert (done.epoch, done.epoch_rule) == (3, "last")
+    assert [row["val_ap"] for row in done.history] == [0.9, 0.5, 0.2]
+    loop.fit(other := fresh(), pictures, None, SETTINGS, tmp_path / "b", {})
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in network.state_dict().items())
+
+
+def test_a_checkpoint_of_another_network_is_refused_and_both_are_named(
+    fresh: Fresh, pictures: Pictures, tmp_path: Path
+) -> None:
+    loop.fit(fresh(), pictures, None, replace(SETTINGS, epochs=1), tmp_path, {})
+    wider = nn.Sequential(nn.Conv2d(1, 7, 3, 2), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(7, 1))
+    wanted = r"Sequential of 9 tensors, .* there, Sequential of 4 tensors, .* now; 0\.weight is \(6, 1, 3, 3\) there, "
+    with pytest.raises(TrainingError, match=wanted + r"\(7, 1, 3, 3\) now; .*remove"):
+        loop.fit(wider, pictures, None, SETTINGS, tmp_path, {})
+
+
+def test_pictures_that_cannot_be_read_any_more_stop_the_run_and_are_named(
+    fresh: Fresh, paint: Paint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = paint(10, 6)
+    monkeypatch.setattr(data, "CACHE_BYTES", 0)
+    pictures = Pictures([samples], CONTRACT, "none", 0)
+    (samples.root / "3.png").write_bytes(b"no picture")
+    with pytest.raises(DatasetError, match=r"3\.png: not an image"):
+        loop.fit(fresh(), pictures, None, replace(SETTINGS, balance=False), tmp_path / "t", {})
+
+
+def test_an_epochs_row_and_line_say_how_fast_and_what_the_loader_cost(
+    fresh: Fresh, pictures: Pictures, validation: Pictures, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done = loop.fit(fresh(), pictures, validation, SETTINGS, tmp_path, {})
+    last = done.history[-1]
+    assert last["images_per_s"] > 0 and 0 <= last["loader_share"] < 1
+    line = (
+        f"epoch 3/3  loss {last['loss']:.4f}  val AP {last['val_ap']:.3f}  {last['images_per_s']:.4g} images/s  loader "
+    )
+    printed = " ".join(capfd.readouterr().err.split())
+    assert " ".join(line.split()) in printed and "training" in printed and "cpu, fp32" in printed
+
+
+def test_the_papers_label_rule_reaches_training_and_what_it_loses_is_told(
+    paint: Paint, config: Config, tmp_path: Path
+) -> None:
+    train, val = [paint(6, 2), paint(0, 2, seed=1)], paint(3, 2, "val")
+    (dot := np.zeros((48, 48), np.uint8))[9, 9] = 255
+    write_image(train[1].root / "0_mask.png", dot)
+    odd = replace(config, input=InputContract(40, 44, 1), teacher=replace(config.teacher, labels="mask", keep="last"))
+    loop.train_teacher(odd, train, [val], tmp_path / "t")
+    result = json.loads((tmp_path / "t" / "result.json").read_text())
+    assert (result["labels_lost"], result["epoch_rule"]) == (1, "last")
+
+
 def test_without_validation_the_last_epoch_is_kept_and_the_threshold_is_zero(
     fresh: Fresh, pictures: Pictures, tmp_path: Path
 ) -> None:
@@ -212,7 +273,7 @@ def test_bf16_reaches_the_network_and_its_weights_stay_fp32(fresh: Fresh, pictur
 
 def test_another_light_moves_each_picture_as_a_whole_and_stays_in_range() -> None:
     pixels = torch.rand(8, 1, 6, 6)
-    relit = loop._relit(pixels, 0.1)
+    relit = loop._relit(pixels, 0.1, 8, slice(0, 8))
     assert float(relit.min()) >= 0 and float(relit.max()) <= 1
     moved = (relit - pixels).flatten(1)
     assert float(moved.abs().max()) <= 0.1 + 0.5 * 0.1 + 1e-6
@@ -225,10 +286,10 @@ def test_another_light_moves_each_picture_as_a_whole_and_stays_in_range() -> Non
 
 def test_the_cosine_rises_then_falls_to_nothing(pictures: Pictures, tmp_path: Path) -> None:
     settings = replace(SETTINGS, epochs=40, schedule="cosine")
-    rates = [loop._factor(settings, step / 10) for step in range(400)]
+    rates = [factor(settings, step / 10) for step in range(400)]
     assert rates[0] < 0.05 < 0.99 < max(rates)
     assert rates[-1] < 0.001
-    assert [loop._factor(SETTINGS, step / 10) for step in range(30)] == [1.0] * 30
+    assert [factor(SETTINGS, step / 10) for step in range(30)] == [1.0] * 30
 
 
 def test_a_teacher_is_trained_and_a_finished_run_returns_at_once(
@@ -239,7 +300,7 @@ def test_a_teacher_is_trained_and_a_finished_run_returns_at_once(
     assert made == target / "teacher.pt"
     assert isinstance(teacher.load(made), teacher.Teacher)
     assert {path.name for path in target.iterdir()} == {
-        "checkpoint.pt", "history.json", "result.json", "teacher.pt", "weights.json",
+        "checkpoint.pt", "history.json", "result.json", "teacher.pt", "tensorboard", "weights.json",
     }  # fmt: skip
     result = json.loads((target / "result.json").read_text())
     assert result["threshold"] == result["validation"]["threshold"]
@@ -271,6 +332,6 @@ def test_auto_computes_in_bf16_only_where_the_processor_does(monkeypatch: pytest
         ({"amx_bf16"}, "bf16"),
         (set(), "fp32"),
     ):
-        monkeypatch.setattr(loop.record, "cpu_flags", lambda flags=flags: frozenset(flags))
+        monkeypatch.setattr(numbers.record, "cpu_flags", lambda flags=flags: frozenset(flags))
         assert loop.computed_precision("auto", "cpu") == wanted
         assert loop.computed_precision("fp32", "cpu") == "fp32"

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
 
+import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 from diagline.errors import DatasetError, TrainingError
 from diagline.preprocess import InputContract, preprocess
-from diagline.samples import SampleSet
+from diagline.samples import DEFECT, GOOD, Sample, SampleSet, write_image
 from training import data
-from training.data import Batch, Pictures, check_trainable
+from training.data import Batch, Pictures, ahead, check_labels, check_trainable
 
 Paint = Callable[..., SampleSet]
 CONTRACT = InputContract(48, 48, 1)
@@ -101,3 +107,112 @@ def test_a_picture_that_cannot_be_read_is_named(paint: Paint) -> None:
     (samples.root / "2.png").write_bytes(b"no picture")
     with pytest.raises(DatasetError, match=r"2\.png: not an image"):
         Pictures([samples], CONTRACT, "none", 0)
+
+
+def test_batches_come_in_order_and_are_made_ready_ahead_of_the_step(
+    paint: Paint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = Pictures([paint(20, 12)], CONTRACT, "both", 5)
+    plan = pictures.plan(0, 4, balance=True)
+    asked: set[int] = set()
+    fourth, real = Event(), pictures.images
+
+    def images(batch: Batch) -> NDArray[np.uint8]:
+        asked.add(next(place for place, one in enumerate(plan) if one is batch))
+        if len(asked) == data.AHEAD:
+            fourth.set()
+        assert fourth.wait(30), "the others wait for the step"
+        return real(batch)
+
+    monkeypatch.setattr(pictures, "images", images)
+    found = list(ahead(pictures, plan))
+    assert asked == set(range(len(plan)))
+    for ready, batch in zip(found, plan, strict=True):
+        assert ready.batch is batch and ready.error is None
+        np.testing.assert_array_equal(ready.images.numpy(), real(batch))
+
+
+def test_what_is_waited_for_is_counted_once_the_device_has_settled(
+    paint: Paint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = Pictures([paint(3, 3)], CONTRACT, "none", 5)
+    settled, real = Event(), pictures.images
+
+    def images(batch: Batch) -> NDArray[np.uint8]:
+        assert settled.wait(30)  # not ready before the loop has asked the device
+        return real(batch)
+
+    monkeypatch.setattr(pictures, "images", images)
+    assert len(list(ahead(pictures, pictures.plan(0, 2, False), settle=settled.set))) == 3
+
+
+def masked(root: Path, masks: list[NDArray[np.uint8]]) -> SampleSet:
+    """Defects with these masks."""
+    samples = []
+    for index, mask in enumerate(masks):
+        write_image(root / f"{index}.png", np.zeros((*mask.shape, 3), np.uint8))
+        write_image(root / f"{index}_mask.png", mask)
+        samples.append(Sample(f"{index}.png", f"{index}_mask.png", DEFECT, "line", str(index), "train"))
+    return SampleSet(root, tuple(samples))
+
+
+def lines(width_px: int, count: int = 40) -> list[NDArray[np.uint8]]:
+    """Masks 224x632, each with an upright or a lying bar."""
+    made = []
+    for index in range(count):
+        rng, mask = np.random.default_rng([width_px, index]), np.zeros((632, 224), np.uint8)
+        top, left = int(rng.integers(20, 500)), int(rng.integers(20, 120))
+        height, width = (80, width_px) if index % 2 else (width_px, 80)
+        mask[top : top + height, left : left + width] = 255
+        made.append(mask)
+    return made
+
+
+def there_and_back(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What DIAG's script did to a mask: bicubic to 1024x1024 and back."""
+    square = Image.fromarray(mask).resize((1024, 1024), Image.Resampling.BICUBIC)
+    return np.asarray(square.resize(mask.shape[::-1], Image.Resampling.BICUBIC))
+
+
+def lost(root: Path, masks: list[NDArray[np.uint8]], contract: InputContract) -> float:
+    return float(1 - Pictures([masked(root, masks)], contract, "none", 0, labels="mask").labels.mean())
+
+
+def test_the_papers_label_rule_loses_thin_defects_of_soft_masks_and_the_record_none(tmp_path: Path) -> None:
+    paper = InputContract(256, 704, 1)
+    shares = [lost(tmp_path / str(px), [there_and_back(mask) for mask in lines(px)], paper) for px in (3, 4, 5)]
+    assert shares[0] > 0.6 and shares[1] < 0.4 and shares[2] <= 0.05
+    assert lost(tmp_path / "hard", lines(3), paper) == 0, "two whole pixels side by side outlive being enlarged"
+    dots = []
+    for index in range(20):
+        rng = np.random.default_rng(index)
+        centre = int(rng.integers(10, 210)), int(rng.integers(10, 620))
+        dots.append(cv2.circle(np.zeros((632, 224), np.uint8), centre, 1, 255, -1))
+    assert lost(tmp_path / "dots", dots, paper) > 0.8
+    assert lost(tmp_path / "same", dots, InputContract(224, 632, 1)) == 0, "nothing is resized"
+    assert Pictures([masked(tmp_path / "record", dots[:3])], paper, "none", 0).labels.all()
+
+
+def test_a_mask_that_touches_whole_pixels_keeps_its_label_and_good_stays_good(paint: Paint, tmp_path: Path) -> None:
+    samples = paint(2, 2)
+    assert Pictures([samples], InputContract(40, 44, 1), "none", 0, labels="mask").labels.tolist() == [0, 0, 1, 1]
+    bare = SampleSet(samples.root, (replace(samples.samples[3], mask=None),))
+    with pytest.raises(DatasetError, match=r'3\.png: a defect without a mask; .*set teacher\.labels = "record"'):
+        Pictures([bare], CONTRACT, "none", 0, labels="mask")
+
+
+def test_a_label_rule_that_leaves_no_defect_is_refused(tmp_path: Path) -> None:
+    (dot := np.zeros((50, 50), np.uint8))[20, 20] = 255
+    dots = masked(tmp_path / "dots", [dot, dot])
+    with pytest.raises(TrainingError, match=r'all 2 defects lose their label .*set teacher\.labels = "record"'):
+        check_labels(Pictures([dots], InputContract(47, 53, 1), "none", 0, labels="mask"))
+    (bar := dot.copy())[10:20, 10:40] = 255
+    pictures = Pictures([dots, masked(tmp_path / "bar", [bar])], InputContract(47, 53, 1), "none", 0, labels="mask")
+    assert pictures.labels.tolist() == [GOOD, GOOD, DEFECT] and check_labels(pictures) == 2
+
+
+def test_unequal_sizes_without_a_resize_rule_are_named(paint: Paint) -> None:
+    samples = paint(2, 2)
+    write_image(samples.root / "2.png", np.zeros((48, 50, 3), np.uint8))
+    with pytest.raises(DatasetError, match=r'2\.png: 50x48 px; expected 48x48, as input\.resize = "none"; set'):
+        Pictures([samples], InputContract(48, 48, 1, "none"), "none", 0)

@@ -136,13 +136,73 @@ def test_it_ends_in_one_logit_a_picture_without_a_sigmoid() -> None:
     np.testing.assert_allclose(logits(student, images), first * 10, rtol=1e-4)
 
 
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("seed", range(8))
+def test_heat_comes_with_the_logits_and_its_mean_is_the_logit(seed: int, folded: bool) -> None:
+    student = lively(random_spec(seed), seed)
+    if folded:
+        student = fold(student)
+    batch = torch.from_numpy(np.stack(pictures(student.spec, 4, seed)).transpose(0, 3, 1, 2).astype(np.float32)) / 255
+    with torch.no_grad():
+        said, heat = student.heat(batch)
+        assert torch.equal(said, student(batch))
+    assert heat.shape == (4, *student.spec.map_size)
+    if student.spec.pool == "average":
+        torch.testing.assert_close(heat.mean((1, 2)), said, rtol=1e-4, atol=1e-4)
+
+
+def test_one_forward_pass_gives_logits_and_heat() -> None:
+    student = lively(TINY)
+    passes = []
+    student.stem.register_forward_hook(lambda *_: passes.append(1))
+    student.heat(torch.zeros(1, 3, 7, 9))
+    assert len(passes) == 1
+
+
+def test_heat_is_the_fully_connected_layer_at_each_place() -> None:
+    student = fold(lively(TINY))
+    last: list[torch.Tensor] = []
+    student.blocks[-1].register_forward_hook(lambda module, inputs, output: last.append(output))
+    with torch.no_grad():
+        _, heat = student.heat(torch.rand(2, 3, 7, 9))
+        for y, x in np.ndindex(*TINY.map_size):
+            torch.testing.assert_close(heat[:, y, x], student.fc(last[0][:, :, y, x])[:, 0])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_grid_says_where_each_heat_cell_looks(seed: int) -> None:
+    made = random_spec(seed)
+    student = fold(Student(made))
+    with torch.no_grad():
+        for module in student.modules():
+            if isinstance(module, nn.Conv2d):  # every unit awake and far from 6, whatever it sees
+                module.weight.fill_(1e-2 / module.weight[0].numel())
+                assert module.bias is not None
+                module.bias.fill_(1.0)
+        student.fc.weight.fill_(1.0)
+    grid = made.heat_grid
+    assert grid.size == made.map_size
+    for row, column in np.ndindex(*grid.size):
+        images = torch.zeros(1, made.channels, made.height_px, made.width_px, requires_grad=True)
+        (seen,) = torch.autograd.grad(student.heat(images)[1][0, row, column], images)
+        for axis, at, side in (
+            (1, grid.top_px + grid.stride_px * row, made.height_px),
+            (0, grid.left_px + grid.stride_px * column, made.width_px),
+        ):
+            places = torch.nonzero(seen[0].abs().sum((0, 1 + axis)) > 0)
+            first, last = int(places.min()), int(places.max())
+            assert (first == 0 or last == side - 1) or first + last == 2 * at
+            assert first <= at <= last or at >= side
+
+
 def test_a_fresh_student_learns_to_tell_dark_spots_within_seconds() -> None:
     torch.manual_seed(0)
     made = spec("S30", InputContract(32, 32, 1))
     rng = np.random.default_rng(0)
     images = rng.normal(0.6, 0.05, (32, 1, 32, 32)).astype(np.float32)
     labels = np.arange(32) % 2
-    for image in images[labels == 1]:
+    for index in np.flatnonzero(labels):
+        image = images[index]  # a view; a mask of labels would paint copies
         top, left = rng.integers(2, 24, 2)
         image[0, top : top + 6, left : left + 6] = 0.1
     x, y = torch.from_numpy(images), torch.from_numpy(labels.astype(np.float32))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torchvision.models import resnet50
 
 from diagline.errors import TrainingError
@@ -38,6 +40,15 @@ def test_partial_weights_are_loaded_and_reported_stage_by_stage(donor: dict[str,
     assert found["layer4"] == (0, 50, 0)
     assert found["fc"] == (0, 0, 2)
     assert report.unexpected == ("head.scale",)
+    layers = report.plain()["layers"]
+    assert (layers["bn1"], layers["layer1.2.conv3"], layers["layer4.2.conv3"]) == ("loaded", "loaded", "no weight")
+    assert layers["layer1.0.bn1"] == "no bias"
+    assert layers["fc"] == "weight is (1000, 2048), not (1, 2048); bias is (1000,), not (1,)"
+    assert len(layers) == 107 and {*report.random} >= {"layer2.0.conv1", "fc"}  # 53 convolutions and norms, and fc
+    shown = Console(width=150, record=True, file=StringIO())
+    shown.print(teacher.to_table(report))
+    row = next(line for line in shown.export_text().splitlines() if line.startswith(" layer1"))
+    assert row.split() == ["layer1", "49", "1", "0", "layer1.0.bn1"]
     for name in ("conv1.weight", "layer1.2.conv3.weight", "bn1.running_var"):
         assert torch.equal(network.resnet.state_dict()[name], donor[name].half().float()), name
 

@@ -1,0 +1,109 @@
+"""Frozen stages are computed once: what they make of each picture is kept, and only the rest is trained on it.
+
+With the stages up to layer3 frozen a step costs a fifth. Leaves out: training (`loop.py`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from diagline.console import console, track
+from training import launch, precision
+from training.data import Batch, Pictures
+from training.teacher import STAGES, Teacher
+
+BATCH = 16
+CACHE_BYTES = 3 * 2**30
+LAYERS = STAGES[1:5]
+
+
+class Head(nn.Module):
+    """The stages of a teacher that are trained: maps (N, C, h, w) as `KeptMaps` gives them to logits (N,)."""
+
+    def __init__(self, teacher: Teacher, frozen: int) -> None:
+        super().__init__()
+        resnet = teacher.resnet
+        self.layers = nn.Sequential(*(getattr(resnet, name) for name in LAYERS[frozen - 1 :]))
+        self.pool, self.fc = resnet.avgpool, resnet.fc
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Logits (N,) of maps that the loop has scaled by 1/255, as it scales pictures."""
+        logits: torch.Tensor = self.fc(torch.flatten(self.pool(self.layers(maps * 255)), 1))
+        return logits.flatten()
+
+
+class KeptMaps(Pictures):
+    """Pictures of which the frozen stages' maps are handed out: (n, C, h, w) float16 in place of uint8 pixels."""
+
+    def __init__(self, pictures: Pictures, maps: dict[int, NDArray[np.float16]]) -> None:
+        self.__dict__.update(pictures.__dict__)
+        self._maps = maps
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one picture's map: channels, height, width."""
+        channels, height, width = next(iter(self._maps.values())).shape[1:]
+        return channels, height, width
+
+    def images(self, batch: Batch) -> NDArray[np.uint8]:
+        """The batch's maps, (n, C, h, w) float16."""
+        pairs = zip(batch.variants, batch.indices, strict=True)
+        return np.stack([self._maps[int(variant)][index] for variant, index in pairs])  # type: ignore[return-value]
+
+
+def split(
+    teacher: Teacher, frozen: int, pictures: Pictures, validation: Pictures | None, numbers: str
+) -> tuple[nn.Module, Pictures, Pictures | None]:
+    """What to train, on what, and what to choose by: the rest of the teacher on kept maps, where they fit into memory.
+
+    Args:
+        frozen: 1 to 4 leading stages.
+        numbers: the precision they are computed in: auto, fp32 or bf16.
+    """
+    device = launch.here().device
+    kept = keep(teacher, frozen, pictures, numbers, device)
+    judged = None if validation is None or kept is None else keep(teacher, frozen, validation, numbers, device)
+    if kept is None or (validation is not None and judged is None):
+        return teacher, pictures, validation
+    return Head(teacher, frozen), kept, judged
+
+
+def keep(teacher: Teacher, frozen: int, pictures: Pictures, numbers: str, device: torch.device) -> KeptMaps | None:
+    """The maps that the first `frozen` stages (1 to 4) make of every picture in every way it is shown.
+
+    Args:
+        numbers: the precision they are computed in: auto, fp32 or bf16.
+
+    Returns:
+        None where they would take more than `CACHE_BYTES`: then they are computed in each step.
+    """
+    resnet = teacher.resnet
+    stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
+    stages = nn.Sequential(stem, *(getattr(resnet, name) for name in LAYERS[: frozen - 1]))
+    teacher.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    @torch.no_grad()
+    def run(batch: NDArray[np.uint8]) -> NDArray[np.float16]:
+        pixels = torch.from_numpy(batch).to(device).to(memory_format=torch.channels_last).float() / 255
+        with precision.autocast(numbers, device.type):
+            return stages((pixels - teacher.mean) / teacher.std).half().cpu().numpy()  # type: ignore[no-any-return]
+
+    one = run(next(pictures.in_order(1)))
+    needed = one.nbytes * len(pictures) * len(pictures.variants)
+    if needed > CACHE_BYTES:
+        console.print(
+            f"{needed / 2**30:.1f} GiB of frozen maps do not fit into {CACHE_BYTES / 2**30:.0f}: computed in each step"
+        )
+        return None
+    maps: dict[int, NDArray[np.float16]] = {}
+    for variant in pictures.variants:
+        made = np.empty((len(pictures), *one.shape[1:]), np.float16)
+        batches = pictures.in_order(BATCH, variant)
+        what = f"frozen stages, once ({len(maps) + 1} of {len(pictures.variants)})"
+        for place, batch in enumerate(track(batches, what, -(-len(pictures) // BATCH))):
+            made[place * BATCH : (place + 1) * BATCH] = run(batch)
+        maps[variant] = made
+    return KeptMaps(pictures, maps)
