@@ -98,7 +98,7 @@ class StudentConfig:
     balance: bool = True
     flips: str = "both"
     quantised_epochs: int = 0
-    quantised_learning_rate: float = 1e-4
+    quantised_learning_rate: float = 3e-5
 
     def __post_init__(self) -> None:
         one_of("student.size", self.size, ("S10", "S30", "S100"))

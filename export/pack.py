@@ -34,7 +34,7 @@ from export.parity import Parity, Picture
 from export.quantise import QuantisedModel, Steps, quantise_onnx
 from export.to_onnx import student_onnx, teacher_onnx
 from export.to_tflite import student_tflite
-from training import evaluate, student, teacher
+from training import evaluate, quantised, student, teacher
 
 WARM_UP, TIMED = 10, 100  # inferences before and during the timing that finds the fastest format
 
@@ -235,20 +235,14 @@ def _p50_s(engine: Engine, inputs: Sequence[NDArray[np.uint8]], what: str) -> fl
 
 def _calibration(config: Config, train: Sequence[SampleSet]) -> list[Picture]:
     """Calibration pictures, drawn by the seed; half of them defects, as far as there are."""
-    count = config.export.calibration_images
-    pools = [[(one, sample) for one in train for sample in one if sample.label == label] for label in (GOOD, DEFECT)]
-    total = sum(map(len, pools))
-    if total < count:
+    count, pictures = config.export.calibration_images, [(one, sample) for one in train for sample in one]
+    if len(pictures) < count:
         raise ExportError(
-            f"export.calibration_images = {count}, but there are {total} training pictures; "
-            f"set it to {total} or fewer, or generate more"
+            f"export.calibration_images = {count}, but there are {len(pictures)} training pictures; "
+            f"set it to {len(pictures)} or fewer, or generate more"
         )
-    of_bad = min(len(pools[DEFECT]), max(count - len(pools[GOOD]), count // 2))
-    chosen: list[Picture] = []
-    for pool, wanted in zip(pools, (count - of_bad, of_bad), strict=True):
-        order = np.random.default_rng([config.seed, len(chosen)]).permutation(len(pool))[:wanted]
-        chosen += [pool[index] for index in sorted(order)]
-    return chosen
+    labels = [sample.label for _, sample in pictures]
+    return [pictures[index] for index in quantised.calibration_indices(labels, count, config.seed)]
 
 
 def _inputs(pictures: Sequence[Picture], contract: InputContract, what: str) -> Iterator[NDArray[np.uint8]]:

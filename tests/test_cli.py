@@ -25,7 +25,7 @@ def test_every_verb_works_alone_on_a_config(line: Line, diagline: Diagline) -> N
     evaluated = diagline("evaluate", line.config, "--json")
     assert evaluated.code == 0
     forms = json.loads(evaluated.out)["forms"]
-    assert list(forms) == ["teacher", "student", "onnx_fp32", "onnx_int8", "tflite_int8"]
+    assert list(forms) == ["teacher", "student", "student_alone", "onnx_fp32", "onnx_int8", "tflite_int8"]
     assert all(0 < form["ap"] <= 1 for form in forms.values())
     page = (line.output / "evaluation" / "report.html").read_text()
     for heading in (

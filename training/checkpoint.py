@@ -65,7 +65,7 @@ def resume(target: Path, identity: dict[str, Any], network: nn.Module, optimiser
     optimiser.load_state_dict(content["optimiser"])
     torch.set_rng_state(content["rng"])
     history = json.loads(content["history"])
-    console.print(f"{target}: going on after epoch {len(history)}")
+    console.print(f"{target}: going on after epoch {len(history)}", soft_wrap=True)
     return Progress(history, content["best"])
 
 

@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from diagline.console import console
 from diagline.samples import DEFECT, GOOD
-from training import evaluate, loop
+from training import evaluate, launch, loop
 from training.data import Batch, Pictures
 from training.student import ConvNorm, DepthwiseSeparable, Student, fold
 
@@ -216,11 +216,12 @@ def fine_tune(
             indices = calibration[start : start + BATCH]
             yield pictures.images(Batch(indices, np.zeros_like(indices)))
 
-    tuned = copy.deepcopy(untuned).to(next(network.parameters()).device)
+    processes = launch.here()
+    tuned = copy.deepcopy(untuned).to(processes.device)
     simulated = Simulated(tuned, shown)
-    before = _figure(simulated, pictures, validation)
+    before = processes.on_main(lambda: _figure(simulated, pictures, validation))
     done = loop.fit(simulated, pictures, validation, settings, target, identity, loss)
-    after = _figure(simulated, pictures, validation)
+    after = processes.on_main(lambda: _figure(simulated, pictures, validation))
     measured = "cross-entropy on the training pictures" if validation is None else "validation AP"
     better = after < before if validation is None else after > before
     how = f"{measured} in simulated int8 {after:.4f} with int8 fine-tuning, {before:.4f} without"

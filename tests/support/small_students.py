@@ -50,6 +50,7 @@ def lively(spec: StudentSpec, seed: int = 0) -> Student:
             nn.init.normal_(module.bias, 0, 0.3)
             nn.init.uniform_(module.weight, 0.5, 1.5)
     nn.init.normal_(student.fc.weight, 0, 1)
+    nn.init.constant_(student.fc.bias, 0.7)
     return student.eval()
 
 

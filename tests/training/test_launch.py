@@ -25,8 +25,8 @@ LAUNCH = [
     str(Path(sys.executable).with_name("accelerate")), "launch", "--multi_gpu", "--num_processes", "2",
     "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
 ]  # fmt: skip
-# A network without batch norm, 13 pictures in batches of 6: parts of 3 and 3, and of 1 and 0. The fifth
-# argument says what goes wrong, if anything, and in which process.
+# A network without batch norm, 13 pictures in batches of 5, 5 and 3: uneven parts. The last arguments say
+# what goes wrong, if anything, and in which process.
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
@@ -127,7 +127,7 @@ def same(target: Path, other: Path, rank: int = 0) -> None:
 def alone(script: Path, parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of a single process."""
     target = tmp_path_factory.mktemp("alone") / "t"
-    done = run([sys.executable], script, parts, target, 6, "nothing", 0)
+    done = run([sys.executable], script, parts, target, 5, "nothing", 0)
     assert done.returncode == 0, done.stderr
     return target
 
@@ -135,11 +135,11 @@ def alone(script: Path, parts: Path, tmp_path_factory: pytest.TempPathFactory) -
 def test_two_processes_train_what_one_trains_and_end_equal(
     script: Path, parts: Path, alone: Path, tmp_path: Path
 ) -> None:
-    done = run([*LAUNCH, str(script)], parts, tmp_path / "t", 6, "nothing", 0)
+    done = run([*LAUNCH, str(script)], parts, tmp_path / "t", 5, "nothing", 0)
     assert done.returncode == 0, done.stderr
     same(tmp_path / "t", alone)
     same(tmp_path / "t", alone, rank=1)
-    assert done.stderr.count("2 processes share each batch of 6") == 1, done.stderr
+    assert done.stderr.count("2 processes share each batch of 5") == 1, done.stderr
 
 
 @pytest.mark.parametrize("launched", [False, True])
@@ -147,10 +147,10 @@ def test_a_process_killed_amid_an_epoch_costs_that_epoch_and_nothing_else(
     script: Path, parts: Path, alone: Path, tmp_path: Path, launched: bool
 ) -> None:
     target, command = tmp_path / "t", [*LAUNCH, str(script)] if launched else [sys.executable, str(script)]
-    killed = run(command, parts, target, 6, "killed", int(launched))
+    killed = run(command, parts, target, 5, "killed", int(launched))
     assert killed.returncode == (1 if launched else -signal.SIGKILL), killed.stderr
     assert len(history(target)) == 1
-    done = run(command, parts, target, 6, "nothing", 0)
+    done = run(command, parts, target, 5, "nothing", 0)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("going on after epoch 1") == 1
     same(target, alone)
@@ -167,12 +167,12 @@ def test_a_process_killed_amid_an_epoch_costs_that_epoch_and_nothing_else(
 def test_what_fails_in_one_process_ends_all_with_one_line(
     script: Path, parts: Path, tmp_path: Path, wrong: str, rank: int, line: str
 ) -> None:
-    done = run([*LAUNCH, str(script)], parts, tmp_path / "t", 6, wrong, rank)
+    done = run([*LAUNCH, str(script)], parts, tmp_path / "t", 5, wrong, rank)
     assert done.returncode != 0
     said = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
     assert len(said) == 1 and line in said[0], done.stderr
     assert "exitcode  : 2" in done.stderr and "exitcode  : 1" not in done.stderr, done.stderr
-    assert 'run.py", line' not in done.stderr, "no traceback of ours"
+    assert '/run.py", line' not in done.stderr.replace("distributed/run.py", ""), "no traceback of ours"
 
 
 @pytest.mark.parametrize("total", [1, 2, 3, 5, 6, 13])
