@@ -37,6 +37,7 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/edge_latency.py --quick
 	$(BIN)/python benchmarks/generation.py --quick
+	$(BIN)/python benchmarks/training.py --quick
 
 test-edge:
 	$(PYTHON) -m venv .venv-edge

@@ -117,8 +117,8 @@ def test_no_defects_or_no_good_parts_are_refused():
 
 def test_pictures_of_one_group_get_a_caution_and_a_bound_by_group():
     groups = [f"part {i // 10}" for i in range(60)] + [f"good {i}" for i in range(60)]
-    found = certify.certify(evidence([1.0] * 59 + [0.0], [0.0] * 60, groups), 0.5, TARGETS)
-    assert (found.escape.groups, found.escape.wrong_groups) == (6, 1)
+    found = certify.certify(evidence([1.0] * 57 + [0.0] * 3, [0.0] * 60, groups), 0.5, TARGETS)
+    assert (found.escape.wrong, found.escape.groups, found.escape.wrong_groups) == (3, 6, 1)
     assert found.escape.group_bound == pytest.approx(certify.upper_bound(1, 6, 0.95))
     note = certify.note_on_groups(found)
     assert "not independent" in note and "60 defects stand in 6 groups, 1 with" in note and "good parts" not in note
@@ -196,6 +196,11 @@ def test_an_int8_threshold_is_a_step_and_stands_on_a_score_only_where_there_is_n
     values = np.unique([*bad, *good])
     between = found.threshold not in values or found.threshold - 1 in values or found.threshold == -128
     assert between or found.threshold == 127
+
+
+def test_an_int8_threshold_takes_the_one_step_between_two_scores():
+    assert chosen([0.0, 0.0], [-2.0], int8=True).threshold == -1
+    assert chosen([-1.0, -1.0], [-2.0], int8=True).threshold == -1
 
 
 def test_a_score_that_is_not_finite_is_refused():
