@@ -200,7 +200,7 @@ def certify(evidence: Evidence, threshold: float, targets: CertifyConfig) -> Cer
         raise ValueError(
             f"{labels.shape} labels, {outputs.shape} outputs, {len(evidence.groups)} groups; finite, equal"
         )
-    rejected = outputs > threshold
+    rejected = outputs >= threshold
     groups = np.array(evidence.groups)
     defects, good = labels == DEFECT, labels == GOOD
     escape = _rate(~rejected[defects], groups[defects].tolist(), targets.confidence)
