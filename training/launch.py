@@ -9,10 +9,11 @@ Accelerate, which see the same folder. Leaves out: the steps (`loop.py`).
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -24,13 +25,8 @@ from training.data import Batch
 Value = TypeVar("Value")
 PATIENCE = timedelta(hours=2)
 """How long processes wait for the one that validates or writes; the launcher sees to one that died."""
-
-
-class EndedElsewhere(SystemExit):
-    """This process ends because another did, which says why on the console."""
-
-    def __init__(self) -> None:
-        super().__init__(2)
+GRACE_S = 30.0
+"""How long the main process may take to say why all end."""
 
 
 class Processes:
@@ -103,12 +99,12 @@ class Processes:
                 raise
         broadcast_object_list(held)
         if not held[1]:
-            raise EndedElsewhere
+            self._end_quietly()
         return held[0]  # type: ignore[no-any-return]
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What fails in any process fails in all: the first of them raises its error, the others end in silence.
+        """What fails in any process fails in all: `end` with the first error.
 
         For blocks in which processes do not wait for one another.
         """
@@ -117,21 +113,27 @@ class Processes:
             yield
         except DiaglineError as caught:
             error = caught
-        first = self.first(error is not None)
-        if first is None:
-            return
-        if error is None or self.index != first:
-            raise EndedElsewhere
-        raise error
+        if (first := self.first(error)) is not None:
+            self.end(first)
 
-    def first(self, is_so: bool) -> int | None:
-        """The first process for which it is so; None where for none. Every process must ask."""
+    def first(self, error: DiaglineError | None) -> DiaglineError | None:
+        """The error of the first process that has one; None where none has. Every process must ask."""
         if self._accelerator is None:
-            return 0 if is_so else None
+            return error
         from accelerate.utils import gather_object
 
-        found = gather_object([is_so])
-        return found.index(True) if True in found else None
+        return next((one for one in gather_object([error]) if one is not None), None)
+
+    def end(self, error: DiaglineError) -> NoReturn:
+        """End all processes: the main one, which has the console, raises the error. Every process must call it."""
+        if self.is_main:
+            raise error
+        self._end_quietly()
+
+    def _end_quietly(self) -> NoReturn:
+        # a launcher kills the others as soon as one has ended: the main process must come to say why
+        time.sleep(GRACE_S)
+        raise SystemExit(2)
 
     def make_equal(self, network: nn.Module) -> None:
         """Give every process the main process's weights and statistics."""
@@ -139,11 +141,6 @@ class Processes:
             from accelerate.utils import broadcast
 
             broadcast(list(network.state_dict().values()))
-
-    def wait(self) -> None:
-        """Return when every process has come here."""
-        if self._accelerator is not None:
-            self._accelerator.wait_for_everyone()
 
 
 def here() -> Processes:

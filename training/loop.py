@@ -33,8 +33,7 @@ from training.precision import autocast, computed_precision
 from training.settings import Loss, Settings, hard_loss
 
 __all__ = [
-    "Fit", "Loss", "Settings", "TrainingError", "autocast", "computed_precision", "conclude", "fit", "hard_loss",
-    "train_teacher", "validation_pictures",
+    "Fit", "Loss", "Settings", "conclude", "fit", "hard_loss", "train_teacher", "validation_pictures",
 ]  # fmt: skip
 
 NAMED = 8
@@ -232,11 +231,9 @@ class _Run:
         return self.processes.mean(value.detach())
 
     def _stop(self, number: float, epoch: int, place: int, batch: Batch, ready: Ready) -> None:
-        """End all processes, one of them with the reason."""
-        unread = self.processes.first(ready.error is not None)
-        if self.processes.index != (unread or 0):
-            raise launch.EndedElsewhere
-        raise ready.error or TrainingError(_not_finite(number, epoch, place, self.pictures, batch))
+        """End all processes with the reason: a picture that one of them cannot read, or the number itself."""
+        unread = self.processes.first(ready.error)
+        self.processes.end(unread or TrainingError(_not_finite(number, epoch, place, self.pictures, batch)))
 
 
 def _chosen_by(run: _Run, validation: Pictures | None) -> float | None:
