@@ -24,7 +24,6 @@ import argparse
 import json
 import statistics
 import time
-from dataclasses import asdict
 from typing import Any
 
 from diagline import config as configs
@@ -53,17 +52,8 @@ def measure(line: str, shots: str, seed: int, folder: Path, overrides: tuple[str
         step(config)
         seconds[name] = round(time.monotonic() - started, 1)
     found = verbs.evaluate(config)
-    forms = {
-        name: {
-            **asdict(row.metrics),
-            "intervals": {key: asdict(each) for key, each in row.intervals.items() if each is not None},
-            "kinds": {key: asdict(each) for key, each in row.kinds.items()},
-            "size_bytes": row.size_bytes,
-        }
-        for name, row in found.rows.items()
-    }
     return {
-        "forms": forms,
+        "forms": {name: row.plain() for name, row in found.rows.items()},
         "seconds": seconds,
         "machine": record.machine(),
         **record.provenance(config, found.test.hash()),

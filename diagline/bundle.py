@@ -30,6 +30,7 @@ from diagline.heat import Grid
 from diagline.preprocess import InputContract
 
 SCHEMA_VERSION = 1
+INT8_MIN, INT8_MAX = -128, 127
 MANIFEST = "manifest.json"
 SEAL = "manifest.sha256"
 GOLDEN = "golden/golden.json"

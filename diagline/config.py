@@ -25,6 +25,9 @@ from diagline.errors import ConfigError
 from diagline.preprocess import InputContract
 from diagline.profiles import PROFILES
 
+TEACHER, STUDENT, STUDENT_ALONE = "teacher", "student", "student_alone"
+"""The networks of a line: each has a folder of this name below `output`."""
+
 
 @dataclass(frozen=True, slots=True)
 class DataConfig:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,12 +67,12 @@ def write(
     page.note("Missed at the threshold; below it the average precision of the kind alone against all good parts.")
     page.heading("How far to trust these figures", evidence_text(found))
     page.heading("Good parts")
-    page.pictures(_captioned(real, real.split("train").labelled(GOOD).samples[:SHOWN]))
+    page.pictures(captioned(real, real.split("train").labelled(GOOD).samples[:SHOWN]))
     page.heading("Defects of the test split", _test_text(config))
-    page.pictures(_captioned(real, _spread(real.split("test").labelled(DEFECT).samples)))
+    page.pictures(captioned(real, _spread(real.split("test").labelled(DEFECT).samples)))
     if painted is not None:
         page.heading("Generated defects and their masks")
-        page.pictures(_captioned(painted, _spread(painted.labelled(DEFECT).samples)))
+        page.pictures(captioned(painted, _spread(painted.labelled(DEFECT).samples)))
     _mistakes(page, found, extra)
     _curves(page, config, found)
     if extra.bench is not None:
@@ -239,7 +239,8 @@ def _spread(samples: Sequence[Sample]) -> Sequence[Sample]:
     return samples[::step][:SHOWN]
 
 
-def _captioned(source: SampleSet, samples: Sequence[Sample]) -> list[tuple[Any, str]]:
+def captioned(source: SampleSet, samples: Sequence[Sample]) -> list[tuple[NDArray[np.uint8], str]]:
+    """Pictures with their defects outlined, `(h, w, 3)` uint8 BGR, and their kinds."""
     from generation.sheet import outline
 
     shown = []
@@ -267,7 +268,7 @@ def _mistakes(page: Page, found: Comparison, extra: Extra) -> None:
 
 
 def _shown_cases(found: Comparison, cases: Sequence[Case], extra: Extra) -> Iterator[tuple[NDArray[np.uint8], str]]:
-    outlined = _captioned(found.test, [case.sample for case in cases])
+    outlined = captioned(found.test, [case.sample for case in cases])
     for (image, kind), case in zip(outlined, cases, strict=True):
         yield image, f"{kind}, logit {case.logit:+.2f}: {case.sample.image}"
         if extra.overlay is not None:

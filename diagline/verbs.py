@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from diagline import files, inspect_data, layouts, pages, record, samples
 from diagline.bundle import Bundle
-from diagline.config import Config
+from diagline.config import STUDENT, STUDENT_ALONE, TEACHER, Config
 from diagline.config_generate import METHODS
 from diagline.console import SPEAKS, console, track
 from diagline.errors import DatasetError, TrainingError, require
@@ -26,12 +27,6 @@ from diagline.samples import DEFECT, GOOD, Sample, SampleSet
 
 if TYPE_CHECKING:
     from export.compare import Comparison
-
-TEACHER = "teacher"
-STUDENT = "student"
-STUDENT_ALONE = "student_alone"
-Fit = Callable[[list[SampleSet], list[SampleSet], Path], Path]
-"""Trains on the first sets, chooses by the second, writes into the folder."""
 
 
 def real_data(config: Config, skip_bad: bool = False) -> SampleSet:
@@ -239,12 +234,13 @@ def train(config: Config, skip_bad: bool = False) -> Path:
     require("torch", "workstation")
     from training import loop
 
-    def fit(train: list[SampleSet], val: list[SampleSet], target: Path) -> Path:
-        if config.data.shots == "full" and not config.teacher.synthetic:
-            train = [one.where(lambda sample: sample.source == "real") for one in train]
-        return loop.train_teacher(config, train, val, target)
-
-    return _learn(config, TEACHER, skip_bad, fit)
+    started = time.monotonic()
+    train, val = learning_sets(config, skip_bad)
+    if config.data.shots == "full" and not config.teacher.synthetic:
+        train = [one.where(lambda sample: sample.source == "real") for one in train]
+    with _recorded(config, TEACHER, train, val, started) as target:
+        loop.train_teacher(config, train, val, target)
+    return target
 
 
 def distill(config: Config, skip_bad: bool = False) -> Path:
@@ -257,28 +253,29 @@ def distill(config: Config, skip_bad: bool = False) -> Path:
     from training import distill as room
 
     teacher = config.output / TEACHER / "teacher.pt"
-
-    def fit_as(one: Config) -> Fit:
-        return lambda train, val, target: room.distill(one, teacher, train, val, target)
-
-    without = room.alone(config)
-    if without != config:
-        _learn(without, STUDENT_ALONE, skip_bad, fit_as(without))
-    return _learn(config, STUDENT, skip_bad, fit_as(config))
-
-
-def _learn(config: Config, network: str, skip_bad: bool, fit: Fit) -> Path:
     started = time.monotonic()
     train, val = learning_sets(config, skip_bad)
+    without = room.alone(config)
+    runs = {STUDENT_ALONE: without, STUDENT: config} if without != config else {STUDENT: config}
+    for network, one in runs.items():
+        with _recorded(one, network, train, val, started) as target:
+            room.distill(one, teacher, train, val, target)
+        started = time.monotonic()
+    return target
+
+
+@contextmanager
+def _recorded(
+    config: Config, network: str, train: list[SampleSet], val: list[SampleSet], started: float
+) -> Iterator[Path]:
+    """Yield the folder of a network that is trained within, and leave a record unless it was finished earlier."""
     target = config.output / network
     result = target / "result.json"
     before = result.stat().st_mtime_ns if result.is_file() else None
-    fit(train, val, target)
-    if result.stat().st_mtime_ns == before:  # finished earlier: its record stands
-        return target
-    hashes = {"train": [part.hash() for part in train], "val": [part.hash() for part in val]}
-    record.write(target, config, json.dumps(hashes), seconds=round(time.monotonic() - started, 1))
-    return target
+    yield target
+    if result.stat().st_mtime_ns != before:
+        hashes = {"train": [part.hash() for part in train], "val": [part.hash() for part in val]}
+        record.write(target, config, json.dumps(hashes), seconds=round(time.monotonic() - started, 1))
 
 
 def threshold(config: Config, network: str) -> float:
@@ -327,8 +324,8 @@ def evaluate(config: Config, skip_bad: bool = False) -> Comparison:
 
     real = real_data(config, skip_bad)
     names = [TEACHER, STUDENT]
-    if (config.output / compare.STUDENT_ALONE / "student.pt").is_file():
-        names.append(compare.STUDENT_ALONE)
+    if (config.output / STUDENT_ALONE / "student.pt").is_file():
+        names.append(STUDENT_ALONE)
     results = {name: _result(config, name) for name in names}
     thresholds = {
         name: compare.Threshold(float(result["threshold"]), str(result["threshold_rule"]))

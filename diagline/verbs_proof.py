@@ -9,23 +9,19 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from diagline import bundle as bundles
 from diagline import config as configs
-from diagline import files, layouts, record, samples, verbs
+from diagline import files, layouts, pages, record, samples, verbs
 from diagline.bundle import Bundle
 from diagline.config import Config
 from diagline.config_generate import METHODS
 from diagline.console import SPEAKS
 from diagline.errors import CertificateError, require
-from diagline.samples import GOOD, Sample, SampleSet
+from diagline.samples import GOOD
 
 if TYPE_CHECKING:
     from training.paper_tables import Tables
@@ -167,27 +163,16 @@ def certify(config: Config, skip_bad: bool = False) -> Bundle:
         issue.check_reached(bundle, outcomes)
     except CertificateError as error:
         page = folder / "missed.html"
-        certificate_page.write(page, bundle, outcomes, test, _outlined)
+        certificate_page.write(page, bundle, outcomes, test, pages.captioned)
         raise CertificateError(f"{error}; the missed defects: {page}") from None
     issued = issue.certificate(bundle, outcomes, val, test, config.certify)
     certified = issue.write(bundle, outcomes, issued)
     with files.folder_aside(folder) as aside:
-        certificate_page.write(aside / "certificate.html", certified, outcomes, test, _outlined)
+        certificate_page.write(aside / "certificate.html", certified, outcomes, test, pages.captioned)
         files.write_json(aside / "certificate.json", {"bundle": certified.model, **issued})
         hashes = json.dumps({"val": val.hash(), "test": test.hash()})
         record.write(aside, config, hashes, seconds=round(time.monotonic() - started, 1))
     return certified
-
-
-def _outlined(home: SampleSet, shown: Sequence[Sample]) -> list[tuple[NDArray[np.uint8], str]]:
-    """Pictures with their defects outlined, `(h, w, 3)` uint8 BGR, and their kinds."""
-    from generation.sheet import outline
-
-    images = [home.read_image(sample) for sample in shown]
-    return [
-        (image if sample.mask is None else outline(image, home.read_mask(sample)), sample.kind)
-        for image, sample in zip(images, shown, strict=True)
-    ]
 
 
 def value(config: Config, by: str, seeds: int, overkill: float, skip_bad: bool = False) -> Value:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from diagline import bundle as bundles
 from diagline import files, pages_seeds, record, verbs
-from diagline.config import Config
+from diagline.config import STUDENT, TEACHER, Config
 from diagline.console import console
 from diagline.errors import DiaglineError, OutputError, require
 
@@ -92,8 +92,8 @@ def _link(theirs: Path, mine: Path) -> None:
 def _exported(config: Config) -> bool:
     """Whether both bundles were made of the networks that are there now, by the same [export]."""
     for root, network in (
-        (config.bundle, config.output / verbs.STUDENT / "student.pt"),
-        (config.teacher_bundle, config.output / verbs.TEACHER / "teacher.pt"),
+        (config.bundle, config.output / STUDENT / "student.pt"),
+        (config.teacher_bundle, config.output / TEACHER / "teacher.pt"),
     ):
         if not (root / bundles.MANIFEST).is_file():
             return False

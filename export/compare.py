@@ -18,7 +18,7 @@ from torch import nn
 
 from diagline import bundle as bundles
 from diagline import files
-from diagline.config import Config
+from diagline.config import STUDENT, TEACHER, Config
 from diagline.console import track
 from diagline.errors import DatasetError, ExportError
 from diagline.preprocess import InputContract, preprocess
@@ -26,7 +26,6 @@ from diagline.samples import DEFECT, GOOD, SampleSet
 from edge_runtime.engines import open_engine
 from training import evaluate, intervals, student, teacher
 
-TEACHER, STUDENT, STUDENT_ALONE = "teacher", "student", "student_alone"
 BEST_F1 = "best F1 on the test split itself, as in the paper: optimistic, as it is chosen by what it is measured on"
 BUNDLED = "the bundle's own"
 

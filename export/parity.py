@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from diagline.bundle import Format
+from diagline.bundle import INT8_MAX, INT8_MIN, Format
 from diagline.console import track
 from diagline.errors import ExportError, require
 from diagline.preprocess import InputContract, preprocess
@@ -30,7 +30,6 @@ from training.evaluate import predict
 Runner = Callable[[NDArray[np.uint8]], float]
 """A `(height_px, width_px, channels)` uint8 network input to one raw output."""
 Picture = tuple[SampleSet, Sample]
-INT8_MIN, INT8_MAX = -128, 127
 CHUNK = 16  # pictures per turn: engines that take turns at each one disturb each other's threads
 
 

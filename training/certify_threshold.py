@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import betabinom  # type: ignore[import-untyped]
 
+from diagline.bundle import INT8_MAX, INT8_MIN
 from diagline.config_train import CertifyConfig
 from diagline.samples import DEFECT, GOOD
 from training.certify import most_wrong, percent
 
-INT8_MIN, INT8_MAX = -128, 127
 SURE = 0.9  # how likely the test parts must be to show the overkill target before the threshold is lowered no more
 FLOAT_NOISE = 1e-3  # share of a float output within which two engines may differ
 

@@ -69,7 +69,7 @@ def distill(
         loss: loop.Loss = loop.hard_loss
         soft: loop.Loss = loss
         if taught:
-            size = student_map(network) if wanted.hints else None
+            size = hints.map_size(network) if wanted.hints else None
             asked = ask(teacher.load(teacher_checkpoint), pictures, config.teacher.precision, size, config.seed)
             loss = soft = SoftLoss(asked.logits, wanted.temperature, wanted.soft_share)
             if asked.maps is not None:
@@ -99,11 +99,6 @@ def distill(
 def alone(config: Config) -> Config:
     """The config of the same student without a teacher: labels alone, and so no mixed pictures, which have none."""
     return replace(config, student=replace(config.student, soft_share=0.0, hints=0.0, mix=0.0))
-
-
-def student_map(network: student.Student) -> tuple[int, int]:
-    """`(height, width)` of the student's map that is given hints."""
-    return list(network.spec.convolutions())[2 * hints.hinted_block(network) + 2].out_size
 
 
 @dataclass(frozen=True, slots=True)

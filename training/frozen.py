@@ -1,6 +1,6 @@
 """Frozen stages are computed once: what they make of each picture is kept, and only the rest is trained on it.
 
-With the stages up to layer3 frozen a step costs a fifth. Leaves out: training (`loop.py`).
+Leaves out: training (`loop.py`).
 """
 
 from __future__ import annotations
@@ -13,25 +13,22 @@ from torch import nn
 from diagline.console import console, track
 from training import launch, precision
 from training.data import Batch, Pictures
-from training.teacher import STAGES, Teacher
+from training.teacher import Teacher
 
 BATCH = 16
 CACHE_BYTES = 3 * 2**30
-LAYERS = STAGES[1:5]
 
 
 class Head(nn.Module):
     """The stages of a teacher that are trained: maps (N, C, h, w) as `KeptMaps` gives them to logits (N,)."""
 
-    def __init__(self, teacher: Teacher, frozen: int) -> None:
+    def __init__(self, rest: nn.Module) -> None:
         super().__init__()
-        resnet = teacher.resnet
-        self.layers = nn.Sequential(*(getattr(resnet, name) for name in LAYERS[frozen - 1 :]))
-        self.pool, self.fc = resnet.avgpool, resnet.fc
+        self.rest = rest
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """Logits (N,) of maps that the loop has scaled by 1/255, as it scales pictures."""
-        logits: torch.Tensor = self.fc(torch.flatten(self.pool(self.layers(maps * 255)), 1))
+        logits: torch.Tensor = self.rest(maps * 255)
         return logits.flatten()
 
 
@@ -68,7 +65,7 @@ def split(
     judged = None if validation is None or kept is None else keep(teacher, frozen, validation, numbers, device)
     if kept is None or (validation is not None and judged is None):
         return teacher, pictures, validation
-    return Head(teacher, frozen), kept, judged
+    return Head(teacher.split(frozen)[1]), kept, judged
 
 
 def keep(teacher: Teacher, frozen: int, pictures: Pictures, numbers: str, device: torch.device) -> KeptMaps | None:
@@ -80,9 +77,7 @@ def keep(teacher: Teacher, frozen: int, pictures: Pictures, numbers: str, device
     Returns:
         None where they would take more than `CACHE_BYTES`: then they are computed in each step.
     """
-    resnet = teacher.resnet
-    stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
-    stages = nn.Sequential(stem, *(getattr(resnet, name) for name in LAYERS[: frozen - 1]))
+    stages, _ = teacher.split(frozen)
     teacher.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     @torch.no_grad()

@@ -59,6 +59,11 @@ def hinted_block(student: Student) -> int:
     return fine[-1] if fine else 0
 
 
+def map_size(student: Student) -> tuple[int, int]:
+    """`(height, width)` of the map that is given hints."""
+    return list(student.spec.convolutions())[2 * hinted_block(student) + 2].out_size
+
+
 class Directions:
     """The strongest directions of some maps, found on the first ones."""
 

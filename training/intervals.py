@@ -147,20 +147,14 @@ def figures(labels: ArrayLike, scores: ArrayLike, threshold: float, weights: Arr
         labels, scores: (N,).
         weights: (B, N), 0 or more; each row keeps some weight on both classes.
     """
-    truth, values = np.asarray(labels, np.int64), np.asarray(scores, np.float64)
-    order = np.argsort(-values, kind="stable")
-    truth, values = truth[order], values[order]
-    drawn = np.asarray(weights, np.float64)[:, order]
-    last = np.append(np.flatnonzero(np.diff(values)), len(values) - 1)  # of equal scores: one step of the curve
-    hits = np.cumsum(drawn * (truth == DEFECT), 1)[:, last]  # (B, steps): rejected defects from the highest score down
-    false_calls = np.cumsum(drawn * (truth == GOOD), 1)[:, last]
+    values, hits, false_calls = rejections(labels, scores, weights)
     defects, good = hits[:, -1:], false_calls[:, -1:]
     rejected = hits + false_calls
     precision = np.divide(hits, rejected, out=np.ones_like(hits), where=rejected > 0)
     before = np.concatenate([np.ones_like(defects), precision[:, :-1]], 1)
     rise = np.diff(hits / defects, axis=1, prepend=0)
     passed_good = good - (false_calls + np.concatenate([np.zeros_like(good), false_calls[:, :-1]], 1)) / 2
-    above = int(np.sum(values[last] >= threshold))
+    above = int(np.sum(values >= threshold))
     escape = 1 - hits[:, above - 1] / defects[:, 0] if above else np.ones(len(hits))
     overkill = false_calls[:, above - 1] / good[:, 0] if above else np.zeros(len(hits))
     return {
@@ -172,6 +166,32 @@ def figures(labels: ArrayLike, scores: ArrayLike, threshold: float, weights: Arr
     }
 
 
+def rejections(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike) -> tuple[Floats, Floats, Floats]:
+    """What is rejected as the threshold falls from step to step; equal scores are one step.
+
+    Args:
+        labels, scores: (N,), 1 = defect, higher = more likely one.
+        weights: (B, N): how often each picture counts.
+
+    Returns:
+        The scores of the steps, falling, (S,), and the rejected defects and good pictures at each, (B, S).
+    """
+    truth, values = np.asarray(labels, np.int64), np.asarray(scores, np.float64)
+    order = np.argsort(-values, kind="stable")
+    truth, values = truth[order], values[order]
+    drawn = np.asarray(weights, np.float64)[:, order]
+    last = np.append(np.flatnonzero(np.diff(values)), len(values) - 1)
+    hits = np.cumsum(drawn * (truth == DEFECT), 1)[:, last]
+    false_calls = np.cumsum(drawn * (truth == GOOD), 1)[:, last]
+    return values[last], hits, false_calls
+
+
+def middle(resampled: ArrayLike) -> Interval:
+    """The middle `SHARE` of what resamples gave, (B,)."""
+    low, high = np.percentile(np.asarray(resampled), [50 * (1 - SHARE), 50 * (1 + SHARE)])
+    return Interval(float(low), float(high))
+
+
 def group_counts(labels: ArrayLike, groups: Sequence[str]) -> dict[int, int]:
     """Number of groups that hold good (key 0) and defective (key 1) pictures; a mixed group counts in both."""
     truth = np.asarray(labels, np.int64)
@@ -181,10 +201,8 @@ def group_counts(labels: ArrayLike, groups: Sequence[str]) -> dict[int, int]:
 
 def _intervals(drawn: Mapping[str, Floats], truth: ArrayLike, groups: Sequence[str]) -> dict[str, Interval | None]:
     counts = group_counts(truth, groups)
-    tails = [50 * (1 - SHARE), 50 * (1 + SHARE)]
     found: dict[str, Interval | None] = {}
     for name in FIGURES:
-        low, high = np.percentile(drawn[name], tails)
         enough = all(counts[label] > 1 for label in NEEDS[name])
-        found[name] = Interval(float(low), float(high)) if enough else None
+        found[name] = middle(drawn[name]) if enough else None
     return found

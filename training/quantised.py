@@ -27,13 +27,13 @@ from sklearn.metrics import log_loss
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diagline.bundle import INT8_MAX, INT8_MIN
 from diagline.console import console
 from diagline.samples import DEFECT, GOOD
 from training import evaluate, launch, loop
 from training.data import Batch, Pictures
 from training.student import ConvNorm, DepthwiseSeparable, Student, fold
 
-INT8_MIN, INT8_MAX = -128, 127
 BATCH = 32
 
 Calibration = Callable[[], Iterable[NDArray[np.uint8]]]

@@ -101,10 +101,16 @@ class Teacher(nn.Module):
 
     def look(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (N,) and layer3's map (N, 1024, h, w), h and w a sixteenth of the images', in one pass."""
+        leading, rest = self.split(4)
+        layer3 = leading((images - self.mean) / self.std)
+        return rest(layer3).flatten(), layer3
+
+    def split(self, count: int) -> tuple[nn.Sequential, nn.Sequential]:
+        """The first `count` (1 to 4) of `STAGES`, normalised images to their map, and the rest, to logits (N, 1)."""
         net = self.resnet
-        x = net.maxpool(net.relu(net.bn1(net.conv1((images - self.mean) / self.std))))
-        layer3 = net.layer3(net.layer2(net.layer1(x)))
-        return net.fc(torch.flatten(net.avgpool(net.layer4(layer3)), 1)).flatten(), layer3
+        stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
+        stages = [stem, net.layer1, net.layer2, net.layer3, net.layer4]
+        return nn.Sequential(*stages[:count]), nn.Sequential(*stages[count:], net.avgpool, nn.Flatten(1), net.fc)
 
     def train(self, mode: bool = True) -> Teacher:
         """As torch's; frozen stages keep their batch-norm statistics."""

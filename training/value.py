@@ -45,7 +45,6 @@ KEYS: dict[str, Callable[[Sample], str]] = {
 ALL = "all synthetic"
 FEWEST_DEFECTS = 5
 FEWEST_SEEDS = 3
-SHARE = 0.95
 
 Floats = NDArray[np.float64]
 
@@ -163,24 +162,19 @@ def escape_at(labels: ArrayLike, scores: ArrayLike, overkill: float, weights: Ar
         overkill: 0 to 1.
         weights: (B, N): how often each picture counts.
     """
-    truth, values = np.asarray(labels, np.int64), np.asarray(scores, np.float64)
-    order = np.argsort(-values, kind="stable")
-    truth, values = truth[order], values[order]
-    drawn = np.asarray(weights, np.float64)[:, order]
-    last = np.append(np.flatnonzero(np.diff(values)), len(values) - 1)  # of equal scores: all or none
-    hits = np.cumsum(drawn * (truth == DEFECT), 1)[:, last]
-    false_calls = np.cumsum(drawn * (truth == GOOD), 1)[:, last]
+    _, hits, false_calls = intervals.rejections(labels, scores, weights)
     allowed = (false_calls <= overkill * false_calls[:, -1:] + 1e-9).sum(1)
-    caught = np.concatenate([np.zeros((len(drawn), 1)), hits], 1)[np.arange(len(drawn)), allowed]
+    caught = np.concatenate([np.zeros((len(hits), 1)), hits], 1)[np.arange(len(hits)), allowed]
     return np.asarray(1 - caught / hits[:, -1], np.float64)
 
 
 def interval(by_seed: Sequence[float], resampled: ArrayLike) -> tuple[float, float]:
     """The wider, on each side, of Student's t over the seeds and the middle 95 % of the resamples."""
-    low, high = np.percentile(np.asarray(resampled), [50 * (1 - SHARE), 50 * (1 + SHARE)])
+    between = intervals.middle(resampled)
+    low, high = between.low, between.high
     spread = float(stats.sem(by_seed)) if len(by_seed) > 1 else 0.0
     if spread > 0:
-        t_low, t_high = stats.t.interval(SHARE, len(by_seed) - 1, loc=float(np.mean(by_seed)), scale=spread)
+        t_low, t_high = stats.t.interval(intervals.SHARE, len(by_seed) - 1, loc=float(np.mean(by_seed)), scale=spread)
         low, high = min(low, t_low), max(high, t_high)
     return float(low), float(high)
 

@@ -78,8 +78,8 @@ def test_hints_teach_the_student_the_teachers_map_and_are_gone_after_it(
     train, val = [paint(12, 8)], paint(3, 0, "val")
     pictures = Pictures(train, config.input, "both", config.seed)
     network = student.Student(student.spec("S10", config.input))
-    asked = distill.ask(teacher.load(teacher_pt), pictures, "fp32", distill.student_map(network), config.seed)
-    assert asked.maps is not None and asked.maps.shape == (4, 20, hints.CHANNELS, *distill.student_map(network))
+    asked = distill.ask(teacher.load(teacher_pt), pictures, "fp32", hints.map_size(network), config.seed)
+    assert asked.maps is not None and asked.maps.shape == (4, 20, hints.CHANNELS, *hints.map_size(network))
     assert float(asked.maps.astype(np.float32).var()) > 0.2  # scaled, and no direction lost
     taught = replace(config, student=replace(config.student, hints=5.0, epochs=12, soft_share=0.0))
     made = distill.distill(taught, teacher_pt, train, [val], tmp_path / "hinted")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from killed import Killed, killed_at
 from torch import nn
 
 from diagline.config import Config
@@ -30,10 +31,6 @@ Fresh = Callable[[], nn.Module]
 SETTINGS = loop.Settings(epochs=3, batch_size=4, learning_rate=0.02, balance=True)
 STEPS = 4  # an epoch of 16 pictures
 CONTRACT = InputContract(48, 48, 1)
-
-
-class Killed(BaseException):
-    """Not an Exception: like a signal, nothing may catch it."""
 
 
 @pytest.fixture
@@ -59,17 +56,6 @@ def validation(paint: Paint) -> Pictures:
 
 def curve(history: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     return [(row["epoch"], row["loss"], row["val_ap"], row["learning_rate"]) for row in history]
-
-
-def killed_at(step: int) -> loop.Loss:
-    calls = iter(range(1_000_000))
-
-    def loss(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
-        if next(calls) == step:
-            raise Killed
-        return loop.hard_loss(logits, labels, batch)
-
-    return loss
 
 
 def test_the_loop_learns(fresh: Fresh, pictures: Pictures, validation: Pictures, tmp_path: Path) -> None:
@@ -333,5 +319,5 @@ def test_auto_computes_in_bf16_only_where_the_processor_does(monkeypatch: pytest
         (set(), "fp32"),
     ):
         monkeypatch.setattr(numbers.record, "cpu_flags", lambda flags=flags: frozenset(flags))
-        assert loop.computed_precision("auto", "cpu") == wanted
-        assert loop.computed_precision("fp32", "cpu") == "fp32"
+        assert numbers.computed_precision("auto", "cpu") == wanted
+        assert numbers.computed_precision("fp32", "cpu") == "fp32"

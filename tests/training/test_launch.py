@@ -33,6 +33,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from diagline import cli, samples
+from diagline.errors import TrainingError
 from diagline.preprocess import InputContract
 from training import checkpoint, data, loop
 
@@ -49,7 +50,7 @@ def loss(logits, labels, batch):
 
 if wrong == "full" and here:
     def keep(*_):
-        raise loop.TrainingError("cannot write: the disk is full")
+        raise TrainingError("cannot write: the disk is full")
     checkpoint.keep = keep
 if wrong == "unread":
     data.CACHE_BYTES = 0

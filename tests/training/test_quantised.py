@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from killed import Killed, killed_at
 from numpy.typing import NDArray
 from rough_students import badly_scaled
 from small_students import lively, pictures, random_spec
@@ -26,10 +27,6 @@ CONTRACT = InputContract(48, 48, 1)
 SPEC = student.spec("S10", CONTRACT)
 SETTINGS = loop.Settings(epochs=3, batch_size=4, learning_rate=1e-3, balance=True, schedule="cosine", jitter=0.1)
 STEPS = 4  # an epoch of 16 pictures
-
-
-class Killed(BaseException):
-    """Not an Exception: like a signal, nothing may catch it."""
 
 
 @pytest.fixture
@@ -53,17 +50,6 @@ def everything(some: Pictures) -> NDArray[np.int64]:
 
 def harmful(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
     return loop.hard_loss(-logits, labels, batch)
-
-
-def killed_at(step: int) -> loop.Loss:
-    calls = iter(range(1_000_000))
-
-    def loss(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
-        if next(calls) == step:
-            raise Killed
-        return loop.hard_loss(logits, labels, batch)
-
-    return loss
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from killed import Killed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -21,10 +22,6 @@ from training.data import Batch, Pictures
 Paint = Callable[..., SampleSet]
 SETTINGS = loop.Settings(epochs=3, batch_size=4, learning_rate=0.02, balance=True)
 STEPS = 4
-
-
-class Killed(BaseException):
-    """Like a signal, nothing may catch it."""
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from killed import Killed, killed_at
 
 from diagline.config import Config, TeacherConfig
 from diagline.errors import TrainingError
@@ -21,27 +22,12 @@ Paint = Callable[..., SampleSet]
 ALONE = Processes()
 
 
-class Killed(BaseException):
-    """Not an Exception: like a signal, nothing may catch it."""
-
-
 @pytest.fixture
 def two(paint: Paint, config: Config) -> list[Trial]:
     """Two trials of two epochs of two steps, which differ in their seed."""
     train, held = paint(4, 4), paint(3, 3, "test")
     longer = replace(config, teacher=replace(config.teacher, epochs=2, batch_size=4, learning_rate=1e-3))
     return [Trial(f"seed{seed}", replace(longer, seed=seed), (train,), (), held) for seed in (1, 2)]
-
-
-def killed_at(step: int) -> loop.Loss:
-    calls, real = iter(range(1000)), loop.hard_loss
-
-    def loss(*given: object) -> object:
-        if next(calls) == step:
-            raise Killed
-        return real(*given)  # type: ignore[arg-type]
-
-    return loss  # type: ignore[return-value]
 
 
 def test_a_grid_killed_in_a_trial_goes_on_in_it_and_finds_the_same(
