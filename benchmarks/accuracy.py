@@ -14,22 +14,19 @@ teacher, int8. Leaves out: choosing anything by these figures.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-HERE = Path(__file__).resolve().parent
-sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != HERE]  # generation.py here is no package
-
 import argparse
 import json
 import statistics
 import time
+from pathlib import Path
 from typing import Any
+
+import stand_aside
 
 from diagline import config as configs
 from diagline import files, record, verbs
 
-RESULTS = HERE / "results" / "accuracy.json"
+RESULTS = stand_aside.HERE / "results" / "accuracy.json"
 LINES = ("magnetic_tile", "kolektorsdd1")
 STEPS = {"generate": verbs.generate, "train": verbs.train, "distill": verbs.distill, "export": verbs.export}
 REPORTED = {
@@ -45,7 +42,7 @@ def measure(line: str, shots: str, seed: int, folder: Path, overrides: tuple[str
     """Run one line once; its metrics per form, sizes, and seconds per step."""
     output = folder / f"{line}-{shots}-{seed}"
     asked = (f"seed={seed}", f'data.shots="{shots}"', f'output="{output}"', *overrides)
-    config = configs.load(HERE.parent / "configs" / f"{line}.toml", asked)
+    config = configs.load(stand_aside.HERE.parent / "configs" / f"{line}.toml", asked)
     seconds = {}
     for name, step in STEPS.items():
         started = time.monotonic()

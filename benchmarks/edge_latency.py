@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import stand_aside  # noqa: F401
 import torch
 from numpy.typing import NDArray
 from rich import box

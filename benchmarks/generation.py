@@ -15,23 +15,20 @@ Leaves out: how good the pictures are.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-HERE = Path(__file__).resolve().parent
-sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != HERE]  # this file is no package "generation"
-
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import stand_aside
 import torch
 from rich import box
 from rich.table import Table
@@ -141,7 +138,7 @@ def diffusion(folder: Path, config: DiagConfig, made: Sequence[Job], rounds: int
 
 def save_model(folder: Path, full: bool) -> Path:
     """SDXL inpainting with random weights, tiny or at full size."""
-    sys.path += [str(HERE), str(HERE.parent / "tests" / "support")]
+    sys.path += [str(stand_aside.HERE), str(stand_aside.HERE.parent / "tests" / "support")]
     import full_sdxl
     import tiny_diffusion
 
@@ -198,7 +195,7 @@ def main() -> None:
         "versions": record.versions(),
     }
     if asked.keep:
-        files.write_json(HERE / "results" / "generation.json", result)
+        files.write_json(stand_aside.HERE / "results" / "generation.json", result)
     print(json.dumps(result))
 
 

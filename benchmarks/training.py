@@ -15,21 +15,17 @@ of 96x96. Leaves out: what is learned.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-HERE = Path(__file__).resolve().parent
-sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != HERE]  # this file is no package "training"
-
 import argparse
 import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import stand_aside
 import torch
 from rich import box
 from rich.table import Table
@@ -180,7 +176,7 @@ def main() -> None:
         "git_revision": record.git_revision(), "machine": record.machine(), "versions": record.versions(),
     }  # fmt: skip
     if asked.keep:
-        files.write_json(HERE / "results" / "training.json", result)
+        files.write_json(stand_aside.HERE / "results" / "training.json", result)
     print(json.dumps(result))
 
 
