@@ -23,23 +23,30 @@ class TeacherConfig:
         stride_in_1x1: put a block's stride into its first 1x1 (ResNet v1 weights) instead of
             its 3x3 (torchvision).
         freeze: number of leading stages that are not trained, 0 to 4 (1 = stem, 2 = stem and layer1, ...).
+        head: "pool", layer4 and one logit from its pooled map, as in the paper; or "patches", for lines with good
+            parts alone: it tells good places of layer2 and layer3 from noised ones and learns from good
+            pictures only (`training/patches.py`); takes `freeze = 4`.
+        noise: with "patches", the spread of the noise, in units of each feature's own.
         batch_norm: "train" updates statistics all along; "frozen" never; "frozen_after_first_epoch"
             is what the paper's code did.
         labels: "record" takes a picture's own label; "mask" takes it again from the mask after
             resizing and truncation to integers, as the paper's code did, which loses thin defects.
         keep: the epoch whose weights are kept: "best" AP on validation, or the "last".
-        synthetic: whether synthetic defects train the teacher where real ones do too
-            (`data.shots = "full"`); the student is shown them in any case.
+        synthetic: whether synthetic defects train the teacher where real ones do too (`data.shots = "full"`).
         weight_decay: Adam's decoupled one (AdamW); 0 is plain Adam, as in the paper.
         schedule: "constant" as in the paper, or "cosine": a short rise, then down to 0; better from random weights.
         balance: draw good and defective pictures equally often.
         flips: random mirroring, "none", "horizontal", "vertical" or "both".
+        views: ways each picture is shown (turned, scaled, moved, relit); 0: flips alone. A student that is shown
+            such views needs a teacher that knows them: one that does not takes a turned good part for a defect.
         precision: fp32, bf16 (autocast), or auto: bf16 where the device computes in it.
     """
 
     weights: str = "none"
     stride_in_1x1: bool = False
     freeze: int = 0
+    head: str = "pool"
+    noise: float = 0.5
     batch_norm: str = "train"
     labels: str = "record"
     keep: str = "best"
@@ -51,9 +58,11 @@ class TeacherConfig:
     schedule: str = "constant"
     balance: bool = True
     flips: str = "both"
+    views: int = 0
     precision: str = "auto"
 
     def __post_init__(self) -> None:
+        one_of("teacher.head", self.head, ("pool", "patches"))
         one_of("teacher.batch_norm", self.batch_norm, ("train", "frozen", "frozen_after_first_epoch"))
         one_of("teacher.labels", self.labels, ("record", "mask"))
         one_of("teacher.keep", self.keep, ("best", "last"))
@@ -61,10 +70,17 @@ class TeacherConfig:
         one_of("teacher.flips", self.flips, FLIPS)
         one_of("teacher.precision", self.precision, ("auto", "fp32", "bf16"))
         within("teacher.freeze", self.freeze, 0, 4)
+        within("teacher.views", self.views, 0, 10_000)
         within("teacher.epochs", self.epochs, 1, 10_000)
         within("teacher.batch_size", self.batch_size, 1, 4096)
         within("teacher.learning_rate", self.learning_rate, 1e-9, 10.0)
         within("teacher.weight_decay", self.weight_decay, 0.0, 10.0)
+        within("teacher.noise", self.noise, 1e-3, 100.0)
+        if self.head == "patches" and self.freeze != 4:
+            raise ConfigError(
+                f'teacher.head = "patches" with teacher.freeze = {self.freeze}; expected 4: it judges the maps of '
+                f"layer2 and layer3 as the weights give them; set teacher.freeze = 4"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +94,7 @@ class StudentConfig:
         hints: weight of the feature hints: the student's inner map is to foretell the teacher's; 0 is none.
         views: ways each picture is shown (turned, scaled, moved, relit), the teacher asked about each; 0: flips
             alone.
+        synthetic: whether the student is shown synthetic defects where there are real ones too (`data.shots = "full"`).
         mix: share of those ways in which another picture is mixed in; only where the teacher's word is all there is
             (`soft_share = 1`), for a mixed picture has no label.
         weight_decay: Adam's decoupled one (AdamW); 0 is plain Adam.
@@ -93,6 +110,7 @@ class StudentConfig:
     soft_share: float = 0.9
     hints: float = 0.0
     views: int = 0
+    synthetic: bool = True
     mix: float = 0.0
     weight_decay: float = 0.0
     balance: bool = True

@@ -50,31 +50,38 @@ def inspect(root: Path, layout: str, seed: int, skip_bad: bool) -> dict[str, Any
     return {"layout": layout, **inspect_data.describe(found)}
 
 
-def learning_sets(config: Config, skip_bad: bool = False) -> tuple[list[SampleSet], list[SampleSet]]:
+def learning_sets(
+    config: Config, skip_bad: bool = False, synthetic: bool = True
+) -> tuple[list[SampleSet], list[SampleSet]]:
     """The sets that train and the sets that validate.
 
     With `data.shots = "zero"` no real defect is in either: both use synthetic ones, painted
     on good pictures of their own split. What was accepted on the expert's page joins the
     synthetic ones. The test split is in neither.
 
+    Args:
+        synthetic: whether synthetic defects train where real ones do too; with "zero" they are all there is.
+
     Raises:
         DatasetError: synthetic defects are configured and not painted yet.
     """
     real = real_data(config, skip_bad)
-    if config.data.shots == "zero":
+    zero = config.data.shots == "zero"
+    if zero:
         real = real.labelled(GOOD)
     train, val = [real.split("train")], [real.split("val")]
-    if config.generate.count:
+    wanted = synthetic or zero
+    if wanted and config.generate.count:
         painted = samples.load(generated_folder(config))
         train.append(painted.split("train"))
-        if config.data.shots == "zero":
+        if zero:
             val.append(painted.split("val"))
     accepted = studio_folder(config) / "accepted"
-    if (accepted / samples.RECORDS).is_file():
+    if wanted and (accepted / samples.RECORDS).is_file():
         chosen = samples.load(accepted)
         console.print(f"{len(chosen)} defects that were accepted on the expert's page join in", soft_wrap=True)
         train.append(chosen.split("train"))
-        if config.data.shots == "zero":
+        if zero:
             val.append(chosen.split("val"))
     if not any(sample.label == DEFECT for part in train for sample in part):
         raise DatasetError(
@@ -235,9 +242,7 @@ def train(config: Config, skip_bad: bool = False) -> Path:
     from training import loop
 
     started = time.monotonic()
-    train, val = learning_sets(config, skip_bad)
-    if config.data.shots == "full" and not config.teacher.synthetic:
-        train = [one.where(lambda sample: sample.source == "real") for one in train]
+    train, val = learning_sets(config, skip_bad, config.teacher.synthetic)
     with _recorded(config, TEACHER, train, val, started) as target:
         loop.train_teacher(config, train, val, target)
     return target
@@ -254,7 +259,7 @@ def distill(config: Config, skip_bad: bool = False) -> Path:
 
     teacher = config.output / TEACHER / "teacher.pt"
     started = time.monotonic()
-    train, val = learning_sets(config, skip_bad)
+    train, val = learning_sets(config, skip_bad, config.student.synthetic)
     without = room.alone(config)
     runs = {STUDENT_ALONE: without, STUDENT: config} if without != config else {STUDENT: config}
     for network, one in runs.items():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from diagline import files
 from diagline.config import Config
-from diagline.console import console, progress
+from diagline.console import console, progress, track
 from diagline.errors import TrainingError
-from diagline.samples import SampleSet
+from diagline.samples import GOOD, SampleSet
 from training import checkpoint, evaluate, frozen, launch, precision, teacher
 from training import settings as values
 from training.conclude import Fit, conclude, validation_pictures
 from training.curves import Curves
 from training.data import Batch, Pictures, Ready, ahead, check_labels, check_trainable
+from training.patches import Patches, loss_of
 from training.precision import autocast, computed_precision
 from training.settings import Loss, Settings, hard_loss
 
@@ -38,6 +39,8 @@ __all__ = [
 
 NAMED = 8
 """Pictures an error names before it only counts."""
+MEASURED = 16
+"""Pictures whose features are measured at once."""
 LINE_S = 10.0
 """Where no one watches (a log file), an epoch's line is written at most this often."""
 
@@ -133,8 +136,11 @@ def train_teacher(config: Config, train: Sequence[SampleSet], val: Sequence[Samp
         if checkpoint.finished(target, identity, made):
             return made
         torch.manual_seed(config.seed)
-        network, report = teacher.build(wanted.weights, wanted.stride_in_1x1, wanted.freeze)
-        pictures = Pictures(train, config.input, wanted.flips, config.seed, labels=wanted.labels)
+        patches = Patches(wanted.noise) if wanted.head == "patches" else None
+        network, report = teacher.build(wanted.weights, wanted.stride_in_1x1, wanted.freeze, patches)
+        if patches is not None:
+            train = [one.labelled(GOOD) for one in train]
+        pictures = Pictures(train, config.input, wanted.flips, config.seed, labels=wanted.labels, views=wanted.views)
         lost = check_labels(pictures)
         validation = validation_pictures(config, val)
     processes.on_main(lambda: files.write_json(target / "weights.json", report.plain()))
@@ -143,9 +149,14 @@ def train_teacher(config: Config, train: Sequence[SampleSet], val: Sequence[Samp
     if lost:
         console.print(f'{lost} defects count as good: teacher.labels = "mask", and their masks are too thin')
     trained: nn.Module = network
-    if wanted.freeze and processes.count == 1:
+    settings = values.of_teacher(wanted)
+    loss: Loss = hard_loss
+    if patches is not None:
+        settings, loss = replace(settings, balance=False), loss_of(patches)
+        _measure(network, patches, pictures, wanted.precision)
+    elif wanted.freeze and processes.count == 1:
         trained, pictures, validation = frozen.split(network, wanted.freeze, pictures, validation, wanted.precision)
-    done = fit(trained, pictures, validation, values.of_teacher(wanted), target, identity)
+    done = fit(trained, pictures, validation, settings, target, identity, loss)
 
     def conclude_and_save() -> None:
         computed = computed_precision(wanted.precision, processes.device.type)
@@ -157,6 +168,17 @@ def train_teacher(config: Config, train: Sequence[SampleSet], val: Sequence[Samp
 
     processes.on_main(conclude_and_save)
     return made
+
+
+@torch.no_grad()
+def _measure(network: teacher.Teacher, patches: Patches, pictures: Pictures, numbers: str) -> None:
+    """Give the head its features' mean and spread over the training pictures as they are."""
+    device = launch.here().device
+    network.to(device).eval()
+    steps = -(-len(pictures) // MEASURED)
+    with autocast(numbers, device.type):
+        batches = track(pictures.in_order(MEASURED), "measuring good features", total=steps)
+        patches.measure(network.maps(torch.from_numpy(batch).to(device).float() / 255) for batch in batches)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from torchvision.models.resnet import Bottleneck
 
 from diagline import files
 from diagline.errors import TrainingError
+from training.patches import Patches
 
 STAGES = ("conv1", "layer1", "layer2", "layer3", "layer4", "fc")
 """conv1 counts its batch norm bn1."""
@@ -72,14 +73,19 @@ class WeightsReport:
 
 
 class Teacher(nn.Module):
-    """ResNet-50: float (N, 1 or 3, H, W) in 0..1 to logits (N,)."""
+    """ResNet-50: float (N, 1 or 3, H, W) in 0..1 to logits (N,).
+
+    Attributes:
+        patches: judges the places of layer2 and layer3; None: layer4, the pool and one logit judge the picture.
+    """
 
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, stride_in_1x1: bool = False, freeze: int = 0) -> None:
+    def __init__(self, stride_in_1x1: bool = False, freeze: int = 0, patches: Patches | None = None) -> None:
         super().__init__()
         self.stride_in_1x1 = stride_in_1x1
+        self.patches = patches
         self.resnet = resnet50(weights=None)
         self.resnet.fc = nn.Linear(self.resnet.fc.in_features, 1)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
@@ -89,6 +95,8 @@ class Teacher(nn.Module):
                 nn.init.zeros_(block.bn3.weight)  # a fresh block starts as identity
                 if stride_in_1x1:
                     block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+        if patches is not None:
+            self.resnet.layer4, self.resnet.fc = nn.Identity(), nn.Identity()
         self._frozen = [name for stage in STAGES[:freeze] for name in _modules(stage)]
         for name in self._frozen:
             self.resnet.get_submodule(name).requires_grad_(False)
@@ -96,14 +104,22 @@ class Teacher(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (N,) of images float (N, 1 or 3, H, W) in 0..1."""
         # grey (N, 1, H, W) becomes three equal channels here, by broadcasting
+        if self.patches is not None:
+            return self.look(images)[0]
         logits: torch.Tensor = self.resnet((images - self.mean) / self.std)
         return logits.flatten()
 
     def look(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (N,) and layer3's map (N, 1024, h, w), h and w a sixteenth of the images', in one pass."""
-        leading, rest = self.split(4)
-        layer3 = leading((images - self.mean) / self.std)
-        return rest(layer3).flatten(), layer3
+        layer2, layer3 = self.maps(images)
+        if self.patches is not None:
+            return self.patches(layer2, layer3), layer3
+        return self.split(4)[1](layer3).flatten(), layer3
+
+    def maps(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Layer2's map (N, 512, 2h, 2w) and layer3's (N, 1024, h, w)."""
+        layer2 = self.split(3)[0]((images - self.mean) / self.std)
+        return layer2, self.resnet.layer3(layer2)
 
     def split(self, count: int) -> tuple[nn.Sequential, nn.Sequential]:
         """The first `count` (1 to 4) of `STAGES`, normalised images to their map, and the rest, to logits (N, 1)."""
@@ -120,7 +136,9 @@ class Teacher(nn.Module):
         return self
 
 
-def build(weights: str, stride_in_1x1: bool, freeze: int) -> tuple[Teacher, WeightsReport]:
+def build(
+    weights: str, stride_in_1x1: bool, freeze: int, patches: Patches | None = None
+) -> tuple[Teacher, WeightsReport]:
     """A teacher with first weights.
 
     Args:
@@ -128,11 +146,12 @@ def build(weights: str, stride_in_1x1: bool, freeze: int) -> tuple[Teacher, Weig
             .pth, .pt, .safetensors or .npz file with torchvision's names, which may be partial.
         stride_in_1x1: put a block's stride into its first 1x1, as ResNet v1 weights expect.
         freeze: leading stages that are not trained, batch norm included (1 = conv1, 2 = and layer1, ...).
+        patches: the head for good parts alone, in place of layer4 and fc.
 
     Raises:
         TrainingError: the file is missing, unreadable or fits nowhere, or the download failed.
     """
-    teacher = Teacher(stride_in_1x1, freeze)
+    teacher = Teacher(stride_in_1x1, freeze, patches)
     found = {} if weights == "none" else _imagenet() if weights == "imagenet" else _read(Path(weights))
     report = _load_partial(teacher.resnet, found, weights)
     if weights != "none" and not sum(stage.loaded for stage in report.stages):
@@ -161,7 +180,9 @@ def to_table(report: WeightsReport) -> Table:
 def save(teacher: Teacher, path: Path, facts: dict[str, Any]) -> None:
     """Write the network and plain facts about it, in one step; raises as `files.write_bytes`."""
     stream = io.BytesIO()
-    content = {"format": FORMAT, "stride_in_1x1": teacher.stride_in_1x1, "facts": facts, "state": teacher.state_dict()}
+    head = "pool" if teacher.patches is None else "patches"
+    facts = {"format": FORMAT, "stride_in_1x1": teacher.stride_in_1x1, "head": head, "facts": facts}
+    content = {**facts, "state": teacher.state_dict()}
     torch.save(content, stream)
     files.write_bytes(path, stream.getvalue())
 
@@ -177,7 +198,8 @@ def load(path: Path) -> Teacher:
     content = _torch_load(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise TrainingError(f"{path}: not a teacher of this version ({FORMAT}); expected teacher.pt; train it again")
-    teacher = Teacher(content["stride_in_1x1"])
+    patches = Patches() if content.get("head") == "patches" else None
+    teacher = Teacher(content["stride_in_1x1"], patches=patches)
     try:
         teacher.load_state_dict(content["state"])
     except RuntimeError as error:

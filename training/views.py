@@ -1,7 +1,9 @@
 """The ways a training picture is shown beyond mirroring: turned, scaled, moved, relit, mixed with another.
 
-Each way is a pure function of seed, picture and number, so that a teacher can be asked about it once
-and a killed run shows it again. Leaves out: which ways a step takes (`data.py`).
+The teacher learns from such ways too (`teacher.views`): one that does not takes a turned good part
+for a defect, and teaches that. Each way is a pure function of seed, picture and number, so that a
+teacher can be asked about it once and a killed run shows it again. Leaves out: which ways a step
+takes (`data.py`).
 
 Source: Beyer et al. 2022, "Knowledge distillation: A good teacher is patient and consistent"
 (teacher and student see the same crop, mixed pictures included); Yun et al. 2019 (CutMix).
@@ -16,8 +18,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-TURN_DEG, SCALE, SHIFT, LIGHT = 10.0, 0.2, 0.1, 0.15
-"""Most a picture is turned, scaled (natural logarithm), moved (share of its side) and relit (share of full scale)."""
+TURN_DEG, SHIFT, LIGHT = 12.0, 0.12, 0.15
+"""Most a picture is turned, moved (share of its side) and relit (share of full scale)."""
+SCALE = (-0.25, 0.35)
+"""Natural logarithms of the scales between which a picture is shown."""
 
 Read = Callable[[int], NDArray[np.uint8]]
 
@@ -59,7 +63,7 @@ def _warp(image: NDArray[np.uint8], rng: np.random.Generator, mirrors: tuple[int
     mirror = int(rng.choice(np.array(mirrors)))
     middle = ((width - 1) / 2, (height - 1) / 2)
     matrix = np.eye(3)
-    matrix[:2] = cv2.getRotationMatrix2D(middle, rng.uniform(-TURN_DEG, TURN_DEG), np.exp(rng.uniform(-SCALE, SCALE)))
+    matrix[:2] = cv2.getRotationMatrix2D(middle, rng.uniform(-TURN_DEG, TURN_DEG), np.exp(rng.uniform(*SCALE)))
     matrix[:2, 2] += rng.uniform(-SHIFT, SHIFT, 2) * (width, height)
     flip = np.eye(3)
     if mirror & 1:

@@ -1,0 +1,90 @@
+"""The teacher's head where there are only good parts: it tells good places of a map from noised ones.
+
+Good pictures alone train it: Gaussian noise is added to the features of their places, and each
+place is to be told from its noised twin. Painted defects are not needed, and were seen to hurt:
+what separates them from good places separates real ones less well. Leaves out: the
+network that makes the maps (`teacher.py`) and the steps (`loop.py`).
+
+Source: Liu et al. 2023, "SimpleNet: A simple network for image anomaly detection and
+localization", sections 3.1 to 3.3 (features of layer2 and layer3, pooled 3x3 and concatenated;
+noise in feature space). Ours: features in units of their own spread, and the log of the summed
+odds over the places in place of their maximum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from training.data import Batch
+from training.settings import Loss
+
+LAYERS = (512, 1024)
+"""Channels of layer2 and layer3."""
+HIDDEN = 512
+
+
+class Patches(nn.Module):
+    """Maps of layer2 (N, 512, h, w) and layer3 (N, 1024, h/2, w/2) to logits (N,).
+
+    Attributes:
+        said: after a pass in train mode, (N, h, w) logits of the places and (N, h, w) of their noised twins.
+    """
+
+    mean: torch.Tensor
+    spread: torch.Tensor
+
+    def __init__(self, noise: float = 0.5) -> None:
+        """`noise`: the standard deviation of what is added, in units of each feature's own."""
+        super().__init__()
+        channels = sum(LAYERS)
+        self.judge = nn.Sequential(
+            nn.Conv2d(channels, HIDDEN, 1), nn.BatchNorm2d(HIDDEN), nn.LeakyReLU(0.2), nn.Conv2d(HIDDEN, 1, 1)
+        )
+        self.register_buffer("mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("spread", torch.ones(channels, 1, 1))
+        self.noise = noise
+        self.said = (torch.empty(0), torch.empty(0))
+
+    def measure(self, maps: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Take mean and spread of each feature from the maps of good pictures."""
+        count, summed, squared = 0, torch.zeros(sum(LAYERS)).double(), torch.zeros(sum(LAYERS)).double()
+        for layer2, layer3 in maps:
+            places = _join(layer2, layer3).double().transpose(0, 1).flatten(1).cpu()
+            count, summed, squared = count + places.shape[1], summed + places.sum(1), squared + places.square().sum(1)
+        mean = summed / count
+        self.mean.copy_(mean.view(-1, 1, 1))
+        self.spread.copy_((squared / count - mean.square()).clamp_min(1e-6).sqrt().view(-1, 1, 1))
+
+    def forward(self, layer2: torch.Tensor, layer3: torch.Tensor) -> torch.Tensor:
+        """Logits (N,): the log of the places' summed odds, which many weak places raise as one strong one does."""
+        places = (_join(layer2, layer3) - self.mean) / self.spread
+        if self.training:
+            noised = places + self.noise * torch.randn_like(places)
+            both = self.judge(torch.cat([places, noised]))[:, 0]
+            self.said = both.chunk(2)
+            logits = self.said[0]
+        else:
+            logits = self.judge(places)[:, 0]
+        return logits.flatten(1).float().logsumexp(1) - math.log(logits[0].numel()) / 2
+
+
+def loss_of(patches: Patches) -> Loss:
+    """Binary cross-entropy of every place (good) and of its noised twin (not good)."""
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
+        good, noised = (said.float() for said in patches.said)
+        return (functional.softplus(good).mean() + functional.softplus(-noised).mean()) / 2
+
+    return loss
+
+
+def _join(layer2: torch.Tensor, layer3: torch.Tensor) -> torch.Tensor:
+    """(N, 1536, h, w): each place with its neighbours' mean, layer3 brought to layer2's size."""
+    fine, coarse = (functional.avg_pool2d(each.float(), 3, 1, 1) for each in (layer2, layer3))
+    coarse = functional.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.cat([fine, coarse], 1)
