@@ -239,12 +239,12 @@ def studio(config: Config, skip_bad: bool, host: str, port: int, open_browser: b
 def train(config: Config, skip_bad: bool = False) -> Path:
     """Train the ResNet-50; returns its folder."""
     require("torch", "workstation")
-    from training import loop
+    from training import teach
 
     started = time.monotonic()
     train, val = learning_sets(config, skip_bad, config.teacher.synthetic)
     with _recorded(config, TEACHER, train, val, started) as target:
-        loop.train_teacher(config, train, val, target)
+        teach.train_teacher(config, train, val, target)
     return target
 
 

@@ -1,17 +1,17 @@
-"""The one training loop, for teacher and student, and the teacher's run through it.
+"""The one training loop, for teacher and student.
 
 `fit` survives a kill: a rerun goes on after the last whole epoch, with the curve it would have
-had. Under `accelerate launch` it trains one network in several processes. Leaves out: what
-the student's loss adds (`distill.py`), how processes share a batch (`launch.py`), numbers
-and devices (`precision.py`).
+had. Under `accelerate launch` it trains one network in several processes. Leaves out: the
+teacher's run (`teach.py`) and the student's (`distill.py`), how processes share a batch
+(`launch.py`), numbers and devices (`precision.py`).
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +19,22 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from diagline import files
-from diagline.config import Config
-from diagline.console import console, progress, track
+from diagline.console import console, progress
 from diagline.errors import TrainingError
-from diagline.samples import GOOD, SampleSet
-from training import checkpoint, evaluate, frozen, launch, precision, teacher
+from training import checkpoint, evaluate, launch, precision
 from training import settings as values
 from training.conclude import Fit, conclude, validation_pictures
 from training.curves import Curves
-from training.data import Batch, Pictures, Ready, ahead, check_labels, check_trainable
-from training.patches import Patches, loss_of
-from training.precision import autocast, computed_precision
+from training.data import Batch, Pictures, Ready, ahead
+from training.precision import autocast
 from training.settings import Loss, Settings, hard_loss
 
 __all__ = [
-    "Fit", "Loss", "Settings", "conclude", "fit", "hard_loss", "train_teacher", "validation_pictures",
+    "Fit", "Loss", "Settings", "conclude", "fit", "hard_loss", "validation_pictures",
 ]  # fmt: skip
 
 NAMED = 8
 """Pictures an error names before it only counts."""
-MEASURED = 16
-"""Pictures whose features are measured at once."""
 LINE_S = 10.0
 """Where no one watches (a log file), an epoch's line is written at most this often."""
 
@@ -115,70 +109,6 @@ def fit(
     network.eval()
     by_ap = validation is not None and settings.keep == "best"
     return Fit(state.history, state.best["epoch"], "best validation AP, of equals the latest" if by_ap else "last")
-
-
-def train_teacher(config: Config, train: Sequence[SampleSet], val: Sequence[SampleSet], target: Path) -> Path:
-    """Train the ResNet-50 as `config.teacher` says; returns target/teacher.pt.
-
-    Writes teacher.pt, history.json, weights.json (which first weights were loaded), tensorboard/ and
-    result.json (threshold chosen on `val`, the epoch kept). A finished run returns at once.
-    Validation pictures keep their record's label under either label rule.
-
-    Raises:
-        DatasetError: no training pictures, or one that cannot be read.
-        TrainingError: one class only, weights that do not load, a loss that is not finite, or a
-            target that another config was trained in.
-    """
-    made, wanted, processes = target / "teacher.pt", config.teacher, launch.here()
-    with processes.together():
-        check_trainable(train)
-        identity = checkpoint.describe(config, "teacher", train, val)
-        if checkpoint.finished(target, identity, made):
-            return made
-        torch.manual_seed(config.seed)
-        patches = Patches(wanted.noise) if wanted.head == "patches" else None
-        network, report = teacher.build(wanted.weights, wanted.stride_in_1x1, wanted.freeze, patches)
-        if patches is not None:
-            train = [one.labelled(GOOD) for one in train]
-        pictures = Pictures(train, config.input, wanted.flips, config.seed, labels=wanted.labels, views=wanted.views)
-        lost = check_labels(pictures)
-        validation = validation_pictures(config, val)
-    processes.on_main(lambda: files.write_json(target / "weights.json", report.plain()))
-    if wanted.weights != "none":
-        console.print(teacher.to_table(report))
-    if lost:
-        console.print(f'{lost} defects count as good: teacher.labels = "mask", and their masks are too thin')
-    trained: nn.Module = network
-    settings = values.of_teacher(wanted)
-    loss: Loss = hard_loss
-    if patches is not None:
-        settings, loss = replace(settings, balance=False), loss_of(patches)
-        _measure(network, patches, pictures, wanted.precision)
-    elif wanted.freeze and processes.count == 1:
-        trained, pictures, validation = frozen.split(network, wanted.freeze, pictures, validation, wanted.precision)
-    done = fit(trained, pictures, validation, settings, target, identity, loss)
-
-    def conclude_and_save() -> None:
-        computed = computed_precision(wanted.precision, processes.device.type)
-        numbers = sum(weight.numel() for weight in network.parameters())  # the frozen ones too
-        facts = {"parameters": numbers, "precision": computed, "labels_lost": lost}
-        result = {**conclude(trained, validation, done), **facts}
-        teacher.save(network, made, result)
-        checkpoint.finish(target, identity, result)
-
-    processes.on_main(conclude_and_save)
-    return made
-
-
-@torch.no_grad()
-def _measure(network: teacher.Teacher, patches: Patches, pictures: Pictures, numbers: str) -> None:
-    """Give the head its features' mean and spread over the training pictures as they are."""
-    device = launch.here().device
-    network.to(device).eval()
-    steps = -(-len(pictures) // MEASURED)
-    with autocast(numbers, device.type):
-        batches = track(pictures.in_order(MEASURED), "measuring good features", total=steps)
-        patches.measure(network.maps(torch.from_numpy(batch).to(device).float() / 255) for batch in batches)
 
 
 @dataclass(frozen=True, slots=True)

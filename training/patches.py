@@ -43,7 +43,11 @@ class Patches(nn.Module):
         super().__init__()
         channels = sum(LAYERS)
         self.judge = nn.Sequential(
-            nn.Conv2d(channels, HIDDEN, 1), nn.BatchNorm2d(HIDDEN), nn.LeakyReLU(0.2), nn.Conv2d(HIDDEN, 1, 1)
+            nn.Conv2d(channels, HIDDEN, 1),  # the paper's adaptor: linear, and it learns far worse without
+            nn.Conv2d(HIDDEN, HIDDEN, 1),
+            nn.BatchNorm2d(HIDDEN),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(HIDDEN, 1, 1),
         )
         self.register_buffer("mean", torch.zeros(channels, 1, 1))
         self.register_buffer("spread", torch.ones(channels, 1, 1))

@@ -28,7 +28,7 @@ from diagline.console import console
 from diagline.errors import TrainingError
 from diagline.samples import SampleSet
 from generation.processes import Processes
-from training import checkpoint, evaluate, loop, teacher
+from training import checkpoint, evaluate, teach, teacher
 
 FORMAT = "diagline-trial-1"
 POLL_S = 1.0
@@ -89,7 +89,7 @@ def run(
     Raises:
         DatasetError: a picture cannot be read or nothing can be measured.
         TrainingError: a finished trial is of other settings or data; without `keep_going` also what
-            `loop.train_teacher` raises.
+            `teach.train_teacher` raises.
         OutputError: the folder cannot be written to.
     """
     if len({trial.name for trial in trials}) != len(trials):
@@ -119,7 +119,7 @@ def run(
 
 def _run_one(trial: Trial, folder: Path, identity: Mapping[str, Any]) -> Result:
     work, started = folder / "work" / trial.name, time.monotonic()
-    made = loop.train_teacher(trial.config, trial.train, trial.val, work)
+    made = teach.train_teacher(trial.config, trial.train, trial.val, work)
     trained = json.loads((work / checkpoint.RESULT).read_bytes())
     network = teacher.load(made).to("cuda" if torch.cuda.is_available() else "cpu")
     labels, logits, _ = evaluate.scores(network, [trial.measured], trial.config.input)

@@ -21,7 +21,7 @@ from diagline.config import Config
 from diagline.errors import DatasetError, OutputError, TrainingError
 from diagline.preprocess import InputContract
 from diagline.samples import SampleSet, write_image
-from training import checkpoint, data, loop, teacher
+from training import checkpoint, data, loop, teach, teacher
 from training import precision as numbers
 from training.data import Batch, Pictures
 from training.settings import factor
@@ -233,7 +233,7 @@ def test_the_papers_label_rule_reaches_training_and_what_it_loses_is_told(
     (dot := np.zeros((48, 48), np.uint8))[9, 9] = 255
     write_image(train[1].root / "0_mask.png", dot)
     odd = replace(config, input=InputContract(40, 44, 1), teacher=replace(config.teacher, labels="mask", keep="last"))
-    loop.train_teacher(odd, train, [val], tmp_path / "t")
+    teach.train_teacher(odd, train, [val], tmp_path / "t")
     result = json.loads((tmp_path / "t" / "result.json").read_text())
     assert (result["labels_lost"], result["epoch_rule"]) == (1, "last")
 
@@ -282,7 +282,7 @@ def test_a_teacher_is_trained_and_a_finished_run_returns_at_once(
     paint: Paint, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train, val, target = [paint(6, 2), paint(0, 2, seed=1)], paint(3, 2, "val"), tmp_path / "teacher"
-    made = loop.train_teacher(config, train, [val], target)
+    made = teach.train_teacher(config, train, [val], target)
     assert made == target / "teacher.pt"
     assert isinstance(teacher.load(made), teacher.Teacher)
     assert {path.name for path in target.iterdir()} == {
@@ -297,17 +297,17 @@ def test_a_teacher_is_trained_and_a_finished_run_returns_at_once(
         raise AssertionError("trained again")
 
     monkeypatch.setattr(teacher, "build", never)
-    assert loop.train_teacher(config, train, [val], target) == made
+    assert teach.train_teacher(config, train, [val], target) == made
     other = replace(config, teacher=replace(config.teacher, learning_rate=0.5))
     with pytest.raises(TrainingError, match=r"teacher\.learning_rate = 0\.0001 there, 0\.5 now"):
-        loop.train_teacher(other, train, [val], target)
+        teach.train_teacher(other, train, [val], target)
     with pytest.raises(TrainingError, match="training pictures = "):
-        loop.train_teacher(config, train[:1], [val], target)
+        teach.train_teacher(config, train[:1], [val], target)
 
 
 def test_one_class_is_refused_before_anything_is_written(paint: Paint, config: Config, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="none defective"):
-        loop.train_teacher(config, [paint(4, 0)], paint(2, 2, "val"), tmp_path / "teacher")
+        teach.train_teacher(config, [paint(4, 0)], paint(2, 2, "val"), tmp_path / "teacher")
     assert not (tmp_path / "teacher").exists()
 
 

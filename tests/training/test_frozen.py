@@ -12,7 +12,7 @@ import torch
 
 from diagline.config import Config
 from diagline.samples import SampleSet
-from training import evaluate, frozen, loop, teacher
+from training import evaluate, frozen, teach, teacher
 from training.data import Batch, Pictures
 
 Paint = Callable[..., SampleSet]
@@ -49,7 +49,7 @@ def test_a_teacher_trained_on_kept_maps_is_saved_whole(
     for name, room in (("kept", frozen.CACHE_BYTES), ("each step", 10)):
         monkeypatch.setattr(frozen, "CACHE_BYTES", room)
         asked = replace(config, teacher=replace(config.teacher, freeze=4, epochs=2, precision="fp32"))
-        made[name] = teacher.load(loop.train_teacher(asked, train, val, tmp_path / name))
+        made[name] = teacher.load(teach.train_teacher(asked, train, val, tmp_path / name))
     untrained, _ = teacher.build("none", False, 4)
     pictures = Pictures(train, config.input, "none", 0)
     kept, plain = (evaluate.predict(network, pictures.in_order(4)) for network in made.values())
