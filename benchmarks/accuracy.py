@@ -28,6 +28,8 @@ from diagline import files, record, verbs
 
 RESULTS = stand_aside.HERE / "results" / "accuracy.json"
 LINES = ("magnetic_tile", "kolektorsdd1")
+CONFIGS = {"full": "", "zero": "_zero"}
+"""Per shots, what follows the line's name in that of its config."""
 STEPS = {"generate": verbs.generate, "train": verbs.train, "distill": verbs.distill, "export": verbs.export}
 REPORTED = {
     "teacher": "teacher", "student": "student", "student_without_teacher": "student_alone", "int8": "tflite_int8",
@@ -41,8 +43,8 @@ QUICK = (
 def measure(line: str, shots: str, seed: int, folder: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
     """Run one line once; its metrics per form, sizes, and seconds per step."""
     output = folder / f"{line}-{shots}-{seed}"
-    asked = (f"seed={seed}", f'data.shots="{shots}"', f'output="{output}"', *overrides)
-    config = configs.load(stand_aside.HERE.parent / "configs" / f"{line}.toml", asked)
+    asked = (f"seed={seed}", f'output="{output}"', *overrides)
+    config = configs.load(stand_aside.HERE.parent / "configs" / f"{line}{CONFIGS[shots]}.toml", asked)
     seconds = {}
     for name, step in STEPS.items():
         started = time.monotonic()
@@ -79,7 +81,7 @@ def main() -> None:
     """Measure what was asked, and print AP per form."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", nargs="+", choices=LINES, default=LINES)
-    parser.add_argument("--shots", nargs="+", choices=("full", "zero"), default=("full", "zero"))
+    parser.add_argument("--shots", nargs="+", choices=CONFIGS, default=tuple(CONFIGS))
     parser.add_argument("--seed", type=int, default=1234, help="the first seed")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument(

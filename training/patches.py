@@ -68,8 +68,10 @@ class Patches(nn.Module):
         """Logits (N,): the log of the places' summed odds, which many weak places raise as one strong one does."""
         places = (_join(layer2, layer3) - self.mean) / self.spread
         if self.training:
-            noised = places + self.noise * torch.randn_like(places)
-            both = self.judge(torch.cat([places, noised]))[:, 0]
+            # seeded from torch's generator for the CPU, whose state the checkpoint holds
+            drawn = torch.Generator(places.device).manual_seed(int(torch.randint(2**62, ())))
+            noise = torch.randn(places.shape, generator=drawn, device=places.device)
+            both = self.judge(torch.cat([places, places + self.noise * noise]))[:, 0]
             self.said = both.chunk(2)
             logits = self.said[0]
         else:
