@@ -92,6 +92,7 @@ class StudentConfig:
         temperature: softens both logits in the distillation term.
         soft_share: weight of the teacher's term; 0 trains without a teacher.
         hints: weight of the feature hints: the student's inner map is to foretell the teacher's; 0 is none.
+        places: weight of the teacher's verdict on each place: the student's heat map is to agree with it; 0 is none.
         views: ways each picture is shown (turned, scaled, moved, relit), the teacher asked about each; 0: flips
             alone.
         synthetic: whether the student is shown synthetic defects where there are real ones too (`data.shots = "full"`).
@@ -109,6 +110,7 @@ class StudentConfig:
     temperature: float = 2.0
     soft_share: float = 0.9
     hints: float = 0.0
+    places: float = 0.0
     views: int = 0
     synthetic: bool = True
     mix: float = 0.0
@@ -127,6 +129,7 @@ class StudentConfig:
         within("student.temperature", self.temperature, 0.1, 100.0)
         within("student.soft_share", self.soft_share, 0.0, 1.0)
         within("student.hints", self.hints, 0.0, 1000.0)
+        within("student.places", self.places, 0.0, 1000.0)
         within("student.views", self.views, 0, 10_000)
         within("student.mix", self.mix, 0.0, 1.0)
         within("student.weight_decay", self.weight_decay, 0.0, 10.0)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import adaptive_avg_pool2d, binary_cross_entropy_with_logits
 
 from diagline import files
 from diagline.config import Config
@@ -52,13 +52,13 @@ def distill(
             that another config was trained in.
     """
     made, wanted, processes = target / "student.pt", config.student, launch.here()
-    taught = wanted.soft_share > 0 or wanted.hints > 0
+    taught = wanted.soft_share > 0 or wanted.hints > 0 or wanted.places > 0
     with processes.together():
         check_trainable(train)
         if taught and not teacher_checkpoint.is_file():
             raise TrainingError(
                 f"{teacher_checkpoint}: not found; expected a trained teacher; run: diagline train CONFIG "
-                f"(or set student.soft_share = 0 and student.hints = 0 to learn from labels alone)"
+                f"(or set student.soft_share, hints and places to 0, to learn from labels alone)"
             )
         identity = checkpoint.describe(config, "student", train, val)
         if taught:
@@ -73,12 +73,17 @@ def distill(
         loss: loop.Loss = loop.hard_loss
         soft: loop.Loss = loss
         if taught:
-            size = hints.map_size(network) if wanted.hints else None
-            asked = ask(teacher.load(teacher_checkpoint), pictures, config.teacher.precision, size, config.seed)
+            about = Question(
+                hints.map_size(network) if wanted.hints else None, network.spec.map_size if wanted.places else None
+            )
+            asked = ask(teacher.load(teacher_checkpoint), pictures, config.teacher.precision, about, config.seed)
             loss = soft = SoftLoss(asked.logits, wanted.temperature, wanted.soft_share)
-            if asked.maps is not None:
+            if about != Question():
                 trained = hinted = hints.Hinted(network)
-                loss = hints.hint_loss(soft, hinted, asked.maps, wanted.hints)
+                if asked.maps is not None:
+                    loss = hints.hint_loss(loss, hinted, asked.maps, wanted.hints)
+                if asked.places is not None:
+                    loss = hints.place_loss(loss, hinted, asked.places, wanted.temperature, wanted.places)
     done = loop.fit(trained, pictures, validation, _settings(wanted), target, identity, loss)
     facts: dict[str, Any] = {}
     if wanted.quantised_epochs:
@@ -103,10 +108,23 @@ def distill(
 def alone(config: Config) -> Config:
     """The config of the same student without a teacher: labels alone, and so no mixed pictures, which have none."""
     student = config.student
-    return replace(
-        config,
-        student=replace(student, soft_share=0.0, hints=0.0, mix=0.0, learning_rate=ALONE_RATE * student.learning_rate),
-    )
+    if not (student.soft_share or student.hints or student.places):
+        return config
+    untaught = replace(student, soft_share=0.0, hints=0.0, places=0.0, mix=0.0)
+    return replace(config, student=replace(untaught, learning_rate=ALONE_RATE * student.learning_rate))
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the teacher is asked about each picture beside its logit; sizes are `(height, width)`, None asks nothing.
+
+    Attributes:
+        maps: the student's map that is given hints.
+        places: the student's heat map.
+    """
+
+    maps: tuple[int, int] | None = None
+    places: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +133,17 @@ class Asked:
 
     Attributes:
         logits: (variants, N) float32; NaN where a picture is not shown in that way.
-        maps: (variants, N, hints.CHANNELS, h, w) float16; None without hints.
+        maps: (variants, N, hints.CHANNELS, *Question.maps) float16.
+        places: (variants, N, *Question.places) float16, logits.
     """
 
     logits: NDArray[np.float32]
     maps: NDArray[np.float16] | None = None
+    places: NDArray[np.float16] | None = None
 
 
 def ask(
-    network: teacher.Teacher, pictures: Pictures, numbers: str, size: tuple[int, int] | None = None, seed: int = 0
+    network: teacher.Teacher, pictures: Pictures, numbers: str, about: Question | None = None, seed: int = 0
 ) -> Asked:
     """Ask the teacher once about every picture in every way it is shown.
 
@@ -131,36 +151,39 @@ def ask(
         network: moved to the accelerator where there is one.
         pictures: N training pictures.
         numbers: auto, fp32 or bf16 (autocast).
-        size: `(height, width)` of the maps for the hints; None: logits alone.
+        about: what beside the logits; None: nothing.
         seed: of the places that the hints' directions are taken from.
     """
-    device = launch.here().device
+    device, about = launch.here().device, about or Question()
     network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    rows = max(pictures.variants) + 1
-    logits = np.full((rows, len(pictures)), np.nan, np.float32)
-    maps = None if size is None else np.zeros((rows, len(pictures), hints.CHANNELS, *size), np.float16)
+    shape = (max(pictures.variants) + 1, len(pictures))
+    logits = np.full(shape, np.nan, np.float32)
+    maps = None if about.maps is None else np.zeros((*shape, hints.CHANNELS, *about.maps), np.float16)
+    places = None if about.places is None else np.zeros((*shape, *about.places), np.float16)
     directions: hints.Directions | None = None
 
     @torch.no_grad()
-    def look(batch: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
+    def look(batch: NDArray[np.uint8]) -> teacher.Look:
         pixels = torch.from_numpy(batch).to(device).to(memory_format=torch.channels_last).float() / 255
         with precision.autocast(numbers, device.type):
             return network.look(pixels)
 
-    if size is not None:
+    if maps is not None:
         some = list(pictures.in_order(TEACHER_BATCH, pictures.variants[0]))
-        directions = hints.Directions((look(batch)[1] for batch in some[:: max(1, len(some) // 16)]), seed)
+        directions = hints.Directions((look(batch).layer3 for batch in some[:: max(1, len(some) // 16)]), seed)
     steps = -(-len(pictures) // TEACHER_BATCH)
     for number, variant in enumerate(pictures.variants):
         batches = pictures.in_order(TEACHER_BATCH, variant)
         what = f"asking the teacher ({number + 1} of {len(pictures.variants)})"
         for place, batch in enumerate(track(batches, what, total=steps)):
-            said, layer3 = look(batch)
+            said = look(batch)
             where = slice(place * TEACHER_BATCH, place * TEACHER_BATCH + len(batch))
-            logits[variant, where] = said.float().cpu().numpy()
-            if maps is not None and size is not None and directions is not None:
-                maps[variant, where] = directions.reduce(layer3, size)
-    return Asked(logits, maps)
+            logits[variant, where] = said.logits.float().cpu().numpy()
+            if maps is not None and about.maps is not None and directions is not None:
+                maps[variant, where] = directions.reduce(said.layer3, about.maps)
+            if places is not None and about.places is not None:
+                places[variant, where] = adaptive_avg_pool2d(said.places.float(), about.places).half().cpu().numpy()
+    return Asked(logits, maps, places)
 
 
 class SoftLoss:

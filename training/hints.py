@@ -1,10 +1,14 @@
-"""Feature hints: an inner map of the student is to foretell the teacher's layer3 map, place by place.
+"""What the teacher says of each place: feature hints from its layer3, and its verdict place by place.
 
-The teacher's 1024 channels are reduced to their `CHANNELS` strongest directions (principal
-components over the training pictures), each scaled to unit variance. Leaves out: the loss on logits (`distill.py`).
+For the hints an inner map of the student is to foretell the teacher's layer3 map, whose 1024
+channels are reduced to their `CHANNELS` strongest directions (principal components over the
+training pictures), each scaled to unit variance. Its verdict on a place is the logit that it would
+give a picture which looked like this place everywhere; the student's heat map is to agree. Leaves
+out: the loss on a picture's logit (`distill.py`).
 
 Source: Romero et al. 2015, "FitNets: Hints for thin deep nets", section 2.1, the hint trained
-together with the rest.
+together with the rest; Zhou et al. 2016, "Learning deep features for discriminative localization",
+section 2, for the verdicts.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ class Hinted(nn.Module):
 
     Attributes:
         said: (n, CHANNELS, h, w), what the last forward pass foretold.
+        heat: (n, rows, columns), the student's own heat map in that pass.
     """
 
     def __init__(self, student: Student) -> None:
@@ -38,7 +43,7 @@ class Hinted(nn.Module):
         self.student = student
         index = hinted_block(student)
         self.foretell = nn.Conv2d(student.spec.blocks[index].channels, CHANNELS, 1)
-        self.said = torch.empty(0)
+        self.said = self.heat = torch.empty(0)
         self._block = index
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -48,6 +53,7 @@ class Hinted(nn.Module):
             x = block(x)
             if index == self._block:
                 self.said = self.foretell(x)
+        self.heat = self.student.warm(x)
         return self.student.judge(x)
 
 
@@ -92,5 +98,23 @@ def hint_loss(loss: Loss, hinted: Hinted, maps: NDArray[np.float16], weight: flo
     def both(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         aim = torch.from_numpy(maps[batch.variants, batch.indices]).to(logits.device).float()
         return loss(logits, labels, batch) + weight * functional.mse_loss(hinted.said.float(), aim)
+
+    return both
+
+
+def place_loss(loss: Loss, hinted: Hinted, places: NDArray[np.float16], temperature: float, weight: float) -> Loss:
+    """`loss` plus `weight` times the distillation term of a picture's logit, taken at each place of the heat map.
+
+    Args:
+        places: (variants, N, rows, columns), the teacher's logits per way of being shown and picture.
+        temperature: softens both logits; its square keeps the gradients' size.
+    """
+
+    def both(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
+        aim = torch.from_numpy(places[batch.variants, batch.indices]).to(logits.device).float()
+        soft = functional.binary_cross_entropy_with_logits(
+            hinted.heat.float() / temperature, torch.sigmoid(aim / temperature)
+        )
+        return loss(logits, labels, batch) + weight * temperature**2 * soft
 
     return both

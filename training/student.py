@@ -291,8 +291,11 @@ class Student(nn.Module):
         Source: Zhou et al. 2016, "Learning deep features for discriminative localization", section 2.
         """
         x = self._last_map(images)
-        heat = functional.conv2d(x, self.fc.weight[:, :, None, None], self.fc.bias)
-        return self.judge(x), heat[:, 0]
+        return self.judge(x), self.warm(x)
+
+    def warm(self, last_map: Tensor) -> Tensor:
+        """The heat (N, h, w) of the last map (N, features, h, w)."""
+        return functional.conv2d(last_map, self.fc.weight[:, :, None, None], self.fc.bias)[:, 0]
 
     def _last_map(self, images: Tensor) -> Tensor:
         x = functional.relu6(self.stem(images))

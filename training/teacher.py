@@ -14,13 +14,14 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from rich import box
 from rich.table import Table
 from torch import nn
+from torch.nn import functional
 from torchvision.models import ResNet50_Weights, resnet50
 from torchvision.models.resnet import Bottleneck
 
@@ -72,6 +73,20 @@ class WeightsReport:
         return asdict(self)
 
 
+class Look(NamedTuple):
+    """What a teacher says of pictures.
+
+    Attributes:
+        logits: (N,).
+        layer3: its map (N, 1024, h, w), h and w a sixteenth of the picture's.
+        places: (N, rows, columns), the logit of each place: of a picture that looked like it everywhere.
+    """
+
+    logits: torch.Tensor
+    layer3: torch.Tensor
+    places: torch.Tensor
+
+
 class Teacher(nn.Module):
     """ResNet-50: float (N, 1 or 3, H, W) in 0..1 to logits (N,).
 
@@ -105,16 +120,19 @@ class Teacher(nn.Module):
         """Logits (N,) of images float (N, 1 or 3, H, W) in 0..1."""
         # grey (N, 1, H, W) becomes three equal channels here, by broadcasting
         if self.patches is not None:
-            return self.look(images)[0]
+            return self.patches(*self.maps(images))  # type: ignore[no-any-return]
         logits: torch.Tensor = self.resnet((images - self.mean) / self.std)
         return logits.flatten()
 
-    def look(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (N,) and layer3's map (N, 1024, h, w), h and w a sixteenth of the images', in one pass."""
+    def look(self, images: torch.Tensor) -> Look:
+        """All that is said of images float (N, 1 or 3, H, W) in 0..1, in one pass."""
         layer2, layer3 = self.maps(images)
         if self.patches is not None:
-            return self.patches(layer2, layer3), layer3
-        return self.split(4)[1](layer3).flatten(), layer3
+            places = self.patches.places(layer2, layer3)
+            return Look(self.patches.judged(places), layer3, places)
+        layer4 = self.resnet.layer4(layer3)
+        places = functional.conv2d(layer4, self.resnet.fc.weight[:, :, None, None], self.resnet.fc.bias)[:, 0]
+        return Look(places.mean((1, 2)), layer3, places)
 
     def maps(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Layer2's map (N, 512, 2h, 2w) and layer3's (N, 1024, h, w)."""

@@ -78,7 +78,9 @@ def test_hints_teach_the_student_the_teachers_map_and_are_gone_after_it(
     train, val = [paint(12, 8)], paint(3, 0, "val")
     pictures = Pictures(train, config.input, "both", config.seed)
     network = student.Student(student.spec("S10", config.input))
-    asked = distill.ask(teacher.load(teacher_pt), pictures, "fp32", hints.map_size(network), config.seed)
+    asked = distill.ask(
+        teacher.load(teacher_pt), pictures, "fp32", distill.Question(hints.map_size(network)), config.seed
+    )
     assert asked.maps is not None and asked.maps.shape == (4, 20, hints.CHANNELS, *hints.map_size(network))
     assert float(asked.maps.astype(np.float32).var()) > 0.2  # scaled, and no direction lost
     taught = replace(config, student=replace(config.student, hints=5.0, epochs=12, soft_share=0.0))
@@ -88,11 +90,14 @@ def test_hints_teach_the_student_the_teachers_map_and_are_gone_after_it(
     assert set(student.load(made).state_dict()) == set(network.state_dict())
 
 
-def test_the_student_without_a_teacher_differs_in_nothing_else(config: Config) -> None:
-    taught = replace(config, student=replace(config.student, soft_share=1.0, hints=1.0, views=4, mix=0.5))
+def test_the_student_without_a_teacher_differs_in_its_rate_and_nothing_else(config: Config) -> None:
+    heard = {"soft_share": 1.0, "hints": 1.0, "places": 1.0, "mix": 0.5}
+    taught = replace(config, student=replace(config.student, views=4, learning_rate=0.01, **heard))
     without = distill.alone(taught)
-    assert without.student == replace(taught.student, soft_share=0.0, hints=0.0, mix=0.0)
+    expected = replace(taught.student, **dict.fromkeys(heard, 0.0), learning_rate=0.01 * distill.ALONE_RATE)
+    assert without.student == expected
     assert replace(without, student=taught.student) == taught
+    assert distill.alone(without) == without
 
 
 def test_int8_fine_tuning_ends_in_a_folded_student_and_says_what_it_gained(

@@ -74,8 +74,9 @@ def test_the_saved_head_says_what_the_trained_one_said_in_torch_and_as_onnx(aske
     images = torch.rand(3, 1, 48, 48)
     with torch.no_grad():
         network.patches.measure([network.maps(images)])  # type: ignore[union-attr]
-        said, layer3 = network.look(images)
-        assert torch.equal(network(images), said) and layer3.shape == (3, 1024, 3, 3)
+        said, layer3, places = network.look(images)
+        assert torch.equal(network(images), said)
+        assert layer3.shape == (3, 1024, 3, 3) and places.shape == (3, 6, 6)
         teacher.save(network, tmp_path / "teacher.pt", {})
         assert torch.equal(teacher.load(tmp_path / "teacher.pt")(images), said)
     model = onnxruntime.InferenceSession(teacher_onnx(network, asked.input))
