@@ -240,7 +240,8 @@ def _trial(config: Config, real: SampleSet, test: SampleSet, row: Row, seed: int
         if row.shots == "zero":
             val.append(painted.split("val"))
     maskless = any(one.label == DEFECT and one.mask is None for one in painted or ())
-    teacher = replace(config.teacher, synthetic=True, labels="record" if maskless else config.teacher.labels)
+    labels = "record" if maskless else config.teacher.labels
+    teacher = replace(config.teacher, head="pool", synthetic=True, labels=labels)
     mine = replace(config, seed=seed, teacher=teacher, data=replace(config.data, shots=row.shots))
     return Trial(_name(row, seed), mine, tuple(train), tuple(part for part in val if len(part)), test)
 

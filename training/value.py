@@ -273,8 +273,9 @@ def _file_names(arms: dict[str, list[SampleSet]]) -> dict[str, str]:
 
 
 def _trial(config: Config, name: str, train: tuple[SampleSet, ...], seed: int, held: SampleSet) -> Trial:
-    # the last epoch: choosing one on the held-out pictures would judge with what it is judged by
-    learned = replace(config.teacher, keep="last", synthetic=True)
+    # the last epoch: choosing one on the held-out pictures would judge with what it is judged by; the pooled head:
+    # the other learns from good pictures alone
+    learned = replace(config.teacher, head="pool", keep="last", synthetic=True)
     return Trial(name, replace(config, seed=seed, teacher=learned), train, (), held)
 
 

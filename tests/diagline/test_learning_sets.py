@@ -39,3 +39,6 @@ def test_what_the_expert_accepted_joins_the_splits_of_its_normals_and_nothing_el
     assert [sample.split for sample in synthetic[0]] == ["train", "train"]
     assert [sample.split for sample in synthetic[1]] == ([] if shots == "full" else ["val"])
     assert all(sample.label == DEFECT and sample.kind == "scuff" for side in synthetic for sample in side)
+    without, _ = verbs.learning_sets(config, synthetic=False)
+    kept = [sample.source for part in without for sample in part if sample.source != "real"]
+    assert len(kept) == (0 if shots == "full" else 2)  # with "zero" they are all the defects there are

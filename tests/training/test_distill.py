@@ -90,6 +90,41 @@ def test_hints_teach_the_student_the_teachers_map_and_are_gone_after_it(
     assert set(student.load(made).state_dict()) == set(network.state_dict())
 
 
+def test_what_the_teacher_says_of_the_places_has_its_logit_as_mean(paint: Paint, config: Config) -> None:
+    torch.manual_seed(4)
+    network, pictures = teacher.Teacher().eval(), Pictures([paint(3, 2)], config.input, "both", 0)
+    size = student.spec("S10", config.input).map_size
+    asked = distill.ask(network, pictures, "fp32", distill.Question(places=size))
+    assert asked.maps is None and asked.places is not None and asked.places.shape == (4, 5, *size)
+    np.testing.assert_allclose(asked.places.astype(np.float32).mean((2, 3)), asked.logits, atol=5e-3)
+    assert asked.places.astype(np.float32).std((2, 3)).min() > 0
+
+
+def test_the_students_heat_map_learns_the_teachers_places(
+    paint: Paint, config: Config, teacher_pt: Path, tmp_path: Path
+) -> None:
+    train, val = [paint(12, 8)], paint(3, 0, "val")
+    pictures = Pictures(train, config.input, "none", config.seed)
+    heard = replace(config.student, soft_share=0.0, places=5.0, epochs=8, learning_rate=0.01)
+    made = distill.distill(replace(config, student=heard), teacher_pt, train, [val], tmp_path / "placed")
+    with torch.no_grad():  # every place of this teacher says 3
+        _, heat = student.load(made).eval().heat(torch.from_numpy(next(pictures.in_order(20))).float() / 255)
+    assert float(heat.mean()) > 1
+
+
+def test_the_loss_on_places_is_the_one_written_down() -> None:
+    class Said:
+        heat = torch.tensor([[[1.0, -2.0]], [[0.5, 4.0]]])
+
+    places = np.array([[[[3.0, -1.0]], [[0.0, 2.0]]]], np.float16)
+    batch = Batch(np.array([1, 0]), np.array([0, 0]))
+    loss = hints.place_loss(lambda *_: torch.tensor(7.0), Said(), places, 2.0, 0.5)  # type: ignore[arg-type]
+    aims = 1 / (1 + np.exp(-np.array([0.0, 2.0, 3.0, -1.0]) / 2))
+    shares = 1 / (1 + np.exp(-np.array([1.0, -2.0, 0.5, 4.0]) / 2))
+    soft = -(aims * np.log(shares) + (1 - aims) * np.log(1 - shares)).mean()
+    assert float(loss(torch.zeros(2), torch.zeros(2), batch)) == pytest.approx(7 + 0.5 * 4 * soft, rel=1e-5)
+
+
 def test_the_student_without_a_teacher_differs_in_its_rate_and_nothing_else(config: Config) -> None:
     heard = {"soft_share": 1.0, "hints": 1.0, "places": 1.0, "mix": 0.5}
     taught = replace(config, student=replace(config.student, views=4, learning_rate=0.01, **heard))

@@ -305,6 +305,25 @@ def test_a_teacher_is_trained_and_a_finished_run_returns_at_once(
         teach.train_teacher(config, train[:1], [val], target)
 
 
+def test_the_teacher_learns_from_the_views_it_is_shown(
+    paint: Paint, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned: list[np.ndarray] = []
+
+    def fit(network: object, pictures: Pictures, *_: object, **__: object) -> None:
+        learned.append(pictures.images(data.Batch(np.zeros(3, np.int64), np.arange(3))))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(teach, "fit", fit)
+    for views in (0, 3):
+        shown = replace(config, teacher=replace(config.teacher, views=views, flips="none"))
+        with pytest.raises(KeyboardInterrupt):
+            teach.train_teacher(shown, [paint(4, 4)], [], tmp_path / str(views))
+    flat, varied = learned
+    assert np.array_equal(flat[0], varied[0])
+    assert not np.array_equal(varied[0], varied[1]) and not np.array_equal(varied[1], varied[2])
+
+
 def test_one_class_is_refused_before_anything_is_written(paint: Paint, config: Config, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="none defective"):
         teach.train_teacher(config, [paint(4, 0)], paint(2, 2, "val"), tmp_path / "teacher")
