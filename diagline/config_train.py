@@ -96,8 +96,6 @@ class StudentConfig:
         views: ways each picture is shown (turned, scaled, moved, relit), the teacher asked about each; 0: flips
             alone.
         synthetic: whether the student is shown synthetic defects where there are real ones too (`data.shots = "full"`).
-        mix: share of those ways in which another picture is mixed in; only where the teacher's word is all there is
-            (`soft_share = 1`), for a mixed picture has no label.
         weight_decay: Adam's decoupled one (AdamW); 0 is plain Adam.
         quantised_epochs: epochs of quantisation-aware fine-tuning after the others; 0 is none.
         quantised_learning_rate: their rate, falling to 0.
@@ -113,7 +111,6 @@ class StudentConfig:
     places: float = 0.0
     views: int = 0
     synthetic: bool = True
-    mix: float = 0.0
     weight_decay: float = 0.0
     balance: bool = True
     flips: str = "both"
@@ -131,13 +128,7 @@ class StudentConfig:
         within("student.hints", self.hints, 0.0, 1000.0)
         within("student.places", self.places, 0.0, 1000.0)
         within("student.views", self.views, 0, 10_000)
-        within("student.mix", self.mix, 0.0, 1.0)
         within("student.weight_decay", self.weight_decay, 0.0, 10.0)
-        if self.mix and (self.soft_share < 1 or not self.views):
-            raise ConfigError(
-                f"student.mix = {self.mix} with soft_share = {self.soft_share} and views = {self.views}; expected "
-                f"soft_share = 1 (a mixed picture has no label) and views above 1; set them, or mix = 0"
-            )
         within("student.quantised_epochs", self.quantised_epochs, 0, 10_000)
         within("student.quantised_learning_rate", self.quantised_learning_rate, 1e-9, 1.0)
 

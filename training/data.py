@@ -53,7 +53,6 @@ class Pictures(Dataset[tuple[torch.Tensor, int, int]]):
         what: the word on the progress bar.
         views: where above 0, how many ways each picture is shown, the first as it is, the others as
             `views.show` has them; 0: the flips alone.
-        mix: share of those ways in which another picture is mixed in.
         labels: "record" takes the record's, "mask" takes them again, as `mask_label` does.
 
     Attributes:
@@ -72,13 +71,12 @@ class Pictures(Dataset[tuple[torch.Tensor, int, int]]):
         what: str = "training",
         labels: str = "record",
         views: int = 0,
-        mix: float = 0.0,
     ) -> None:
         self._pairs = [(one, sample) for one in sets for sample in one]
         self._contract = contract
         self._mirrors = VARIANTS[flips]
         self._variants = tuple(range(views)) if views else self._mirrors
-        self._views, self._mix = views, mix
+        self._views = views
         self._seed = seed
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of a launcher, on this machine
         self._threads = ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)) // processes))
@@ -155,8 +153,7 @@ class Pictures(Dataset[tuple[torch.Tensor, int, int]]):
         read = self._read if self._cache is None else self._cache.__getitem__
         if not variant:
             return read(index)
-        rng = np.random.default_rng([self._seed, variant, index])
-        return ways.show(read, index, len(self), rng, self._mirrors, self._mix)
+        return ways.show(read(index), np.random.default_rng([self._seed, variant, index]), self._mirrors)
 
     def _balanced(self, rng: np.random.Generator) -> NDArray[np.int64]:
         halves = []

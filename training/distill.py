@@ -67,7 +67,7 @@ def distill(
             return made
         torch.manual_seed(config.seed)
         network = student.Student(student.spec(wanted.size, config.input))
-        pictures = Pictures(train, config.input, wanted.flips, config.seed, views=wanted.views, mix=wanted.mix)
+        pictures = Pictures(train, config.input, wanted.flips, config.seed, views=wanted.views)
         validation = loop.validation_pictures(config, val)
         trained: torch.nn.Module = network
         loss: loop.Loss = loop.hard_loss
@@ -106,11 +106,11 @@ def distill(
 
 
 def alone(config: Config) -> Config:
-    """The config of the same student without a teacher: labels alone, and so no mixed pictures, which have none."""
+    """The config of the same student without a teacher: labels alone."""
     student = config.student
     if not (student.soft_share or student.hints or student.places):
         return config
-    untaught = replace(student, soft_share=0.0, hints=0.0, places=0.0, mix=0.0)
+    untaught = replace(student, soft_share=0.0, hints=0.0, places=0.0)
     return replace(config, student=replace(untaught, learning_rate=ALONE_RATE * student.learning_rate))
 
 

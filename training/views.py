@@ -1,4 +1,4 @@
-"""The ways a training picture is shown beyond mirroring: turned, scaled, moved, relit, mixed with another.
+"""The ways a training picture is shown beyond mirroring: turned, scaled, moved, relit.
 
 The teacher learns from such ways too (`teacher.views`): one that does not takes a turned good part
 for a defect, and teaches that. Each way is a pure function of seed, picture and number, so that a
@@ -6,12 +6,11 @@ teacher can be asked about it once and a killed run shows it again. Leaves out: 
 takes (`data.py`).
 
 Source: Beyer et al. 2022, "Knowledge distillation: A good teacher is patient and consistent"
-(teacher and student see the same crop, mixed pictures included); Yun et al. 2019 (CutMix).
+(teacher and student see the same crop).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
 import cv2
@@ -23,42 +22,14 @@ TURN_DEG, SHIFT, LIGHT = 12.0, 0.12, 0.15
 SCALE = (-0.25, 0.35)
 """Natural logarithms of the scales between which a picture is shown."""
 
-Read = Callable[[int], NDArray[np.uint8]]
 
-
-def show(
-    read: Read, index: int, count: int, rng: np.random.Generator, mirrors: tuple[int, ...], mix: float
-) -> NDArray[np.uint8]:
-    """One picture in one way.
+def show(image: NDArray[np.uint8], rng: np.random.Generator, mirrors: tuple[int, ...]) -> NDArray[np.uint8]:
+    """A picture (C, H, W) uint8 in one way: mirrored, turned, scaled and moved, reflected at the edge; then relit.
 
     Args:
-        read: picture number to (C, H, W) uint8.
-        index: the picture's number, of `count`.
         rng: draws the way.
         mirrors: the mirrorings to draw from, as `data.VARIANTS` has them.
-        mix: share of the ways in which another picture is mixed in: half of them a rectangle of
-            it, half of them as a double exposure.
-
-    Returns:
-        (C, H, W) uint8.
     """
-    shown = _warp(read(index), rng, mirrors)
-    if rng.random() >= mix:
-        return shown
-    other = _warp(read(int(rng.integers(count))), rng, mirrors)
-    if rng.random() < 0.5:
-        share = rng.uniform(0.3, 0.7)
-        return cast(NDArray[np.uint8], cv2.addWeighted(shown, share, other, 1 - share, 0))
-    height, width = shown.shape[1:]
-    rows, columns = (max(1, int(side * rng.uniform(0.3, 0.7))) for side in (height, width))
-    top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
-    place = (slice(None), slice(top, top + rows), slice(left, left + columns))
-    shown[place] = other[place]
-    return shown
-
-
-def _warp(image: NDArray[np.uint8], rng: np.random.Generator, mirrors: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Mirrored, turned, scaled and moved, what comes in at the edge reflected; then relit."""
     height, width = image.shape[1:]
     mirror = int(rng.choice(np.array(mirrors)))
     middle = ((width - 1) / 2, (height - 1) / 2)

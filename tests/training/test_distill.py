@@ -59,7 +59,7 @@ def test_the_teacher_is_asked_about_every_way_a_picture_is_shown(paint: Paint, c
         ("both", 0, {0, 1, 2, 3}),
         ("both", 3, {0, 1, 2}),
     ):
-        pictures = Pictures([samples], config.input, flips, 0, views=views, mix=0.5)
+        pictures = Pictures([samples], config.input, flips, 0, views=views)
         said = distill.ask(network, pictures, "fp32").logits
         for variant in range(len(said)):
             if variant in shown:
@@ -126,7 +126,7 @@ def test_the_loss_on_places_is_the_one_written_down() -> None:
 
 
 def test_the_student_without_a_teacher_differs_in_its_rate_and_nothing_else(config: Config) -> None:
-    heard = {"soft_share": 1.0, "hints": 1.0, "places": 1.0, "mix": 0.5}
+    heard = {"soft_share": 1.0, "hints": 1.0, "places": 1.0}
     taught = replace(config, student=replace(config.student, views=4, learning_rate=0.01, **heard))
     without = distill.alone(taught)
     expected = replace(taught.student, **dict.fromkeys(heard, 0.0), learning_rate=0.01 * distill.ALONE_RATE)

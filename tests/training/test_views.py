@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import pytest
 
-from diagline.config_train import StudentConfig
-from diagline.errors import ConfigError
 from diagline.preprocess import InputContract
 from diagline.samples import SampleSet
 from training import views
@@ -20,12 +17,12 @@ CONTRACT = InputContract(48, 48, 1)
 
 def test_a_way_is_the_same_whenever_and_with_whomever_it_is_asked_for(paint: Paint) -> None:
     samples = paint(5, 3)
-    first, again = (Pictures([samples], CONTRACT, "both", 9, views=6, mix=0.5) for _ in range(2))
+    first, again = (Pictures([samples], CONTRACT, "both", 9, views=6) for _ in range(2))
     whole = [first.images(Batch(np.arange(8), np.full(8, variant))) for variant in first.variants]
     for index in (6, 0, 3):
         for variant in reversed(first.variants):
             assert np.array_equal(again.images(Batch(np.array([index]), np.array([variant])))[0], whole[variant][index])
-    other = Pictures([samples], CONTRACT, "both", 10, views=6, mix=0.5)
+    other = Pictures([samples], CONTRACT, "both", 10, views=6)
     assert not np.array_equal(other.images(Batch(np.arange(8), np.full(8, 1))), whole[1])
 
 
@@ -39,32 +36,16 @@ def test_the_first_way_is_the_picture_as_it_is_and_the_others_differ(paint: Pain
     )
 
 
-def test_nothing_is_mixed_in_unless_it_is_asked_for() -> None:
-    asked: list[int] = []
-
-    def read(index: int) -> np.ndarray:
-        asked.append(index)
-        return np.full((3, 20, 30), 60 * index, np.uint8)
-
+def test_only_light_and_place_change() -> None:
     for seed in range(40):
-        shown = views.show(read, 2, 3, np.random.default_rng(seed), (0, 1, 2, 3), mix=0.0)
+        shown = views.show(np.full((3, 20, 30), 120, np.uint8), np.random.default_rng(seed), (0, 1, 2, 3))
         assert shown.shape == (3, 20, 30) and shown.dtype == np.uint8 and len(np.unique(shown)) == 1
-    assert set(asked) == {2}
-    for seed in range(40):
-        views.show(read, 2, 3, np.random.default_rng(seed), (0,), mix=1.0)
-    assert set(asked) == {0, 1, 2}
+        assert abs(int(shown[0, 0, 0]) - 120) <= 256 * views.LIGHT + 2
 
 
 def test_a_defect_in_the_middle_stays_in_the_picture() -> None:
     image = np.zeros((1, 48, 48), np.uint8)
     image[0, 20:28, 20:28] = 255
     for seed in range(100):
-        shown = views.show(lambda _: image, 0, 1, np.random.default_rng(seed), (0, 1, 2, 3), mix=0.0)
+        shown = views.show(image, np.random.default_rng(seed), (0, 1, 2, 3))
         assert (shown > shown.min() + 100).sum() > 30
-
-
-def test_a_mixed_picture_is_refused_where_it_would_need_a_label() -> None:
-    with pytest.raises(ConfigError, match=r"student\.mix = 0\.5 with soft_share = 0\.9"):
-        StudentConfig(mix=0.5, views=4)
-    with pytest.raises(ConfigError, match="views above 1"):
-        StudentConfig(mix=0.5, soft_share=1.0)
