@@ -76,7 +76,13 @@ def distill(
             about = Question(
                 hints.map_size(network) if wanted.hints else None, network.spec.map_size if wanted.places else None
             )
-            asked = ask(teacher.load(teacher_checkpoint), pictures, config.teacher.precision, about, config.seed)
+            known = teacher.load(teacher_checkpoint)
+            if known.patches is not None and wanted.places:
+                raise TrainingError(
+                    f'student.places = {wanted.places:g} with a teacher of head "patches"; expected 0: the mean of its '
+                    f"places is not its verdict on the picture, as a heat map's is; set student.places = 0"
+                )
+            asked = ask(known, pictures, config.teacher.precision, about, config.seed)
             loss = soft = SoftLoss(asked.logits, wanted.temperature, wanted.soft_share)
             if about != Question():
                 trained = hinted = hints.Hinted(network)
@@ -181,7 +187,7 @@ def ask(
             logits[variant, where] = said.logits.float().cpu().numpy()
             if maps is not None and about.maps is not None and directions is not None:
                 maps[variant, where] = directions.reduce(said.layer3, about.maps)
-            if places is not None and about.places is not None:
+            if places is not None and about.places is not None and said.places is not None:
                 places[variant, where] = adaptive_avg_pool2d(said.places.float(), about.places).half().cpu().numpy()
     return Asked(logits, maps, places)
 

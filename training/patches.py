@@ -65,24 +65,17 @@ class Patches(nn.Module):
         self.spread.copy_((squared / count - mean.square()).clamp_min(1e-6).sqrt().view(-1, 1, 1))
 
     def forward(self, layer2: torch.Tensor, layer3: torch.Tensor) -> torch.Tensor:
-        """Logits (N,)."""
-        return self.judged(self.places(layer2, layer3))
-
-    def places(self, layer2: torch.Tensor, layer3: torch.Tensor) -> torch.Tensor:
-        """The logit of each place, (N, h, w)."""
+        """Logits (N,): the log of the places' summed odds, which many weak places raise as one strong one does."""
         places = (_join(layer2, layer3) - self.mean) / self.spread
-        if not self.training:
-            return self.judge(places)[:, 0]  # type: ignore[no-any-return]
-        # seeded from torch's generator for the CPU, whose state the checkpoint holds
-        drawn = torch.Generator(places.device).manual_seed(int(torch.randint(2**62, ())))
-        noise = torch.randn(places.shape, generator=drawn, device=places.device)
-        self.said = self.judge(torch.cat([places, places + self.noise * noise]))[:, 0].chunk(2)
-        return self.said[0]
-
-    @staticmethod
-    def judged(places: torch.Tensor) -> torch.Tensor:
-        """A picture's logit (N,): the log of its places' summed odds, which many weak places raise as a strong one."""
-        return places.flatten(1).float().logsumexp(1) - math.log(places[0].numel()) / 2
+        if self.training:
+            # seeded from torch's generator for the CPU, whose state the checkpoint holds
+            drawn = torch.Generator(places.device).manual_seed(int(torch.randint(2**62, ())))
+            noise = torch.randn(places.shape, generator=drawn, device=places.device)
+            self.said = self.judge(torch.cat([places, places + self.noise * noise]))[:, 0].chunk(2)
+            logits = self.said[0]
+        else:
+            logits = self.judge(places)[:, 0]
+        return logits.flatten(1).float().logsumexp(1) - math.log(logits[0].numel()) / 2
 
 
 def loss_of(patches: Patches) -> Loss:

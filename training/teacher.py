@@ -79,12 +79,13 @@ class Look(NamedTuple):
     Attributes:
         logits: (N,).
         layer3: its map (N, 1024, h, w), h and w a sixteenth of the picture's.
-        places: (N, rows, columns), the logit of each place: of a picture that looked like it everywhere.
+        places: (N, rows, columns), the logit of each place: of a picture that looked like it everywhere;
+            their mean is the picture's. None with the head `patches`, where it is not.
     """
 
     logits: torch.Tensor
     layer3: torch.Tensor
-    places: torch.Tensor
+    places: torch.Tensor | None
 
 
 class Teacher(nn.Module):
@@ -128,8 +129,7 @@ class Teacher(nn.Module):
         """All that is said of images float (N, 1 or 3, H, W) in 0..1, in one pass."""
         layer2, layer3 = self.maps(images)
         if self.patches is not None:
-            places = self.patches.places(layer2, layer3)
-            return Look(self.patches.judged(places), layer3, places)
+            return Look(self.patches(layer2, layer3), layer3, None)
         layer4 = self.resnet.layer4(layer3)
         places = functional.conv2d(layer4, self.resnet.fc.weight[:, :, None, None], self.resnet.fc.bias)[:, 0]
         return Look(places.mean((1, 2)), layer3, places)

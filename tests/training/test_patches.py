@@ -13,10 +13,10 @@ from sklearn.metrics import roc_auc_score
 
 from diagline.config import Config
 from diagline.config_train import TeacherConfig
-from diagline.errors import ConfigError
+from diagline.errors import ConfigError, TrainingError
 from diagline.samples import DEFECT, GOOD, SampleSet
 from export.to_onnx import teacher_onnx
-from training import patches, teach, teacher
+from training import distill, patches, teach, teacher
 from training.data import Batch
 
 Paint = Callable[..., SampleSet]
@@ -76,7 +76,7 @@ def test_the_saved_head_says_what_the_trained_one_said_in_torch_and_as_onnx(aske
         network.patches.measure([network.maps(images)])  # type: ignore[union-attr]
         said, layer3, places = network.look(images)
         assert torch.equal(network(images), said)
-        assert layer3.shape == (3, 1024, 3, 3) and places.shape == (3, 6, 6)
+        assert layer3.shape == (3, 1024, 3, 3) and places is None
         teacher.save(network, tmp_path / "teacher.pt", {})
         assert torch.equal(teacher.load(tmp_path / "teacher.pt")(images), said)
     model = onnxruntime.InferenceSession(teacher_onnx(network, asked.input))
@@ -85,6 +85,14 @@ def test_the_saved_head_says_what_the_trained_one_said_in_torch_and_as_onnx(aske
     with torch.no_grad():
         expected = network(pixels / 255)
     np.testing.assert_allclose(np.ravel(out), expected.numpy(), rtol=1e-3, atol=1e-3)
+
+
+def test_its_places_are_not_taught_to_a_heat_map(paint: Paint, asked: Config, tmp_path: Path) -> None:
+    teacher.save(teacher.Teacher(freeze=4, patches=patches.Patches()), tmp_path / "teacher.pt", {})
+    wanted = replace(asked, student=replace(asked.student, places=1.0))
+    with pytest.raises(TrainingError, match=r'student\.places = 1 with a teacher of head "patches"; expected 0'):
+        distill.distill(wanted, tmp_path / "teacher.pt", [paint(3, 2)], [], tmp_path / "student")
+    assert not (tmp_path / "student").exists()
 
 
 def test_features_are_measured_in_their_own_spread() -> None:
