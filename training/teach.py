@@ -16,7 +16,7 @@ from diagline import files
 from diagline.config import Config
 from diagline.console import console, track
 from diagline.samples import GOOD, SampleSet
-from training import checkpoint, frozen, launch, teacher
+from training import checkpoint, frozen, launch, teacher, weights
 from training import settings as values
 from training.conclude import conclude, validation_pictures
 from training.data import Pictures, check_labels, check_trainable
@@ -56,7 +56,7 @@ def train_teacher(config: Config, train: Sequence[SampleSet], val: Sequence[Samp
         validation = validation_pictures(config, val)
     processes.on_main(lambda: files.write_json(target / "weights.json", report.plain()))
     if wanted.weights != "none":
-        console.print(teacher.to_table(report))
+        console.print(weights.to_table(report))
     if lost:
         console.print(f'{lost} defects count as good: teacher.labels = "mask", and their masks are too thin')
     trained: nn.Module = network

@@ -13,7 +13,7 @@ from rich.console import Console
 from torchvision.models import resnet50
 
 from diagline.errors import TrainingError
-from training import teacher
+from training import teacher, weights
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_partial_weights_are_loaded_and_reported_stage_by_stage(donor: dict[str,
     assert layers["layer1.0.bn1"] == "no bias"
     assert layers["fc"] == "weight is (1000, 2048), not (1, 2048); bias is (1000,), not (1,)"
     assert len(layers) == 107 and {*report.random} >= {"layer2.0.conv1", "fc"}  # 53 convolutions and norms, and fc
-    Console(width=150, file=(shown := StringIO())).print(teacher.to_table(report))
+    Console(width=150, file=(shown := StringIO())).print(weights.to_table(report))
     row = next(line for line in shown.getvalue().splitlines() if line.split()[:1] == ["layer1"])
     assert row.split() == ["layer1", "49", "1", "0", "layer1.0.bn1"]
     for name in ("conv1.weight", "layer1.2.conv3.weight", "bn1.running_var"):
@@ -118,7 +118,7 @@ def test_frozen_stages_stay_as_they_are_and_the_others_learn() -> None:
         network(torch.rand(4, 1, 32, 32)).square().sum().backward()
         optimiser.step()
     changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
-    stages = {teacher._stage(name.removeprefix("resnet.")) for name in changed}
+    stages = {weights.stage_of(name.removeprefix("resnet.")) for name in changed}
     assert stages == {"layer2", "layer3", "layer4", "fc"}
     assert "resnet.layer2.0.bn1.running_mean" in changed
 
