@@ -3,8 +3,8 @@
     python benchmarks/accuracy.py [--lines magnetic_tile kolektorsdd1] [--shots full zero] [--seeds 3] [--keep]
     python benchmarks/accuracy.py --quick
 
-Runs generate, train, distill, export and evaluate of each line's config, full-shot (real defects
-and MemSeg's) and zero-shot (good parts and MemSeg's defects alone), for each seed. A run that was
+Runs generate, train, distill, export and evaluate, full-shot (`configs/LINE.toml`) and zero-shot
+(`configs/LINE_zero.toml`: good parts and MemSeg's defects alone), for each seed. A run that was
 stopped goes on. With --keep each finished run is kept in `benchmarks/results/accuracy.json` under
 line, shots and seed, with config, machine and revision. --quick is one small run, on magnetic
 tiles of 96x96 for a few epochs: minutes on two cores, and figures that say only that the chain
