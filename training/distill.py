@@ -73,23 +73,7 @@ def distill(
         loss: loop.Loss = loop.hard_loss
         soft: loop.Loss = loss
         if taught:
-            about = Question(
-                hints.map_size(network) if wanted.hints else None, network.spec.map_size if wanted.places else None
-            )
-            known = teacher.load(teacher_checkpoint)
-            if known.patches is not None and wanted.places:
-                raise TrainingError(
-                    f'student.places = {wanted.places:g} with a teacher of head "patches"; expected 0: the mean of its '
-                    f"places is not its verdict on the picture, as a heat map's is; set student.places = 0"
-                )
-            asked = ask(known, pictures, config.teacher.precision, about, config.seed)
-            loss = soft = SoftLoss(asked.logits, wanted.temperature, wanted.soft_share)
-            if about != Question():
-                trained = hinted = hints.Hinted(network)
-                if asked.maps is not None:
-                    loss = hints.hint_loss(loss, hinted, asked.maps, wanted.hints)
-                if asked.places is not None:
-                    loss = hints.place_loss(loss, hinted, asked.places, wanted.temperature, wanted.places)
+            trained, loss, soft = _listen(config, teacher.load(teacher_checkpoint), network, pictures)
     done = loop.fit(trained, pictures, validation, _settings(wanted), target, identity, loss)
     facts: dict[str, Any] = {}
     if wanted.quantised_epochs:
@@ -212,6 +196,35 @@ class SoftLoss:
         aim = torch.sigmoid(said / self._temperature)
         soft = binary_cross_entropy_with_logits(logits / self._temperature, aim) * self._temperature**2
         return (1 - self._soft_share) * loop.hard_loss(logits, labels, batch) + self._soft_share * soft
+
+
+def _listen(
+    config: Config, known: teacher.Teacher, network: student.Student, pictures: Pictures
+) -> tuple[torch.nn.Module, loop.Loss, loop.Loss]:
+    """What is trained, its loss, and the part of the loss that is about the logits alone.
+
+    Raises:
+        TrainingError: places are asked of a teacher whose places do not sum up to its verdict.
+    """
+    wanted = config.student
+    if known.patches is not None and wanted.places:
+        raise TrainingError(
+            f'student.places = {wanted.places:g} with a teacher of head "patches"; expected 0: the mean of its '
+            f"places is not its verdict on the picture, as a heat map's is; set student.places = 0"
+        )
+    about = Question(
+        hints.map_size(network) if wanted.hints else None, network.spec.map_size if wanted.places else None
+    )
+    asked = ask(known, pictures, config.teacher.precision, about, config.seed)
+    soft: loop.Loss = SoftLoss(asked.logits, wanted.temperature, wanted.soft_share)
+    if about == Question():
+        return network, soft, soft
+    hinted, loss = hints.Hinted(network), soft
+    if asked.maps is not None:
+        loss = hints.hint_loss(loss, hinted, asked.maps, wanted.hints)
+    if asked.places is not None:
+        loss = hints.place_loss(loss, hinted, asked.places, wanted.temperature, wanted.places)
+    return hinted, loss, soft
 
 
 def _settings(wanted: StudentConfig) -> loop.Settings:
