@@ -33,10 +33,6 @@ TEACHER_BATCH = 16
 JITTER = 0.1
 """The student sees each picture a little brighter or darker than the teacher did, and is to say the same."""
 
-ALONE_RATE = 0.3
-"""Share of the learning rate that the student without a teacher takes: at rates that soft labels and hints
-bear, labels alone were seen to teach nothing (their loss stayed at ln 2, on magnetic tiles, for 500 epochs)."""
-
 
 def distill(
     config: Config, teacher_checkpoint: Path, train: Sequence[SampleSet], val: Sequence[SampleSet], target: Path
@@ -97,11 +93,7 @@ def distill(
 
 def alone(config: Config) -> Config:
     """The config of the same student without a teacher: labels alone."""
-    student = config.student
-    if not (student.soft_share or student.hints or student.places):
-        return config
-    untaught = replace(student, soft_share=0.0, hints=0.0, places=0.0)
-    return replace(config, student=replace(untaught, learning_rate=ALONE_RATE * student.learning_rate))
+    return replace(config, student=replace(config.student, soft_share=0.0, hints=0.0, places=0.0))
 
 
 @dataclass(frozen=True, slots=True)
