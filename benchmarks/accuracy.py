@@ -35,7 +35,7 @@ REPORTED = {
     "teacher": "teacher", "student": "student", "student_without_teacher": "student_alone", "int8": "tflite_int8",
 }  # fmt: skip
 QUICK = (
-    "input.width_px=96", "input.height_px=96", "generate.count=100", "teacher.epochs=6",
+    "input.width_px=96", "input.height_px=96", "generate.count=100", "teacher.epochs=6", "teacher.views=4",
     "student.epochs=40", "student.views=4", "export.calibration_images=100",
 )  # fmt: skip
 

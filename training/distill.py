@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import adaptive_avg_pool2d, binary_cross_entropy_with_logits
+from torch.nn.functional import adaptive_avg_pool2d
 
 from diagline import files
 from diagline.config import Config
@@ -28,6 +28,7 @@ from diagline.errors import TrainingError
 from diagline.samples import SampleSet
 from training import checkpoint, hints, launch, loop, precision, quantised, student, teacher
 from training.data import Batch, Pictures, check_trainable
+from training.settings import soft_loss
 
 TEACHER_BATCH = 16
 JITTER = 0.1
@@ -146,7 +147,7 @@ def ask(
 
     @torch.no_grad()
     def look(batch: NDArray[np.uint8]) -> teacher.Look:
-        pixels = torch.from_numpy(batch).to(device).to(memory_format=torch.channels_last).float() / 255
+        pixels = precision.to_pixels(batch, device)
         with precision.autocast(numbers, device.type):
             return network.look(pixels)
 
@@ -163,7 +164,8 @@ def ask(
             logits[variant, where] = said.logits.float().cpu().numpy()
             if maps is not None and about.maps is not None and directions is not None:
                 maps[variant, where] = directions.reduce(said.layer3, about.maps)
-            if places is not None and about.places is not None and said.places is not None:
+            if places is not None and about.places is not None:
+                assert said.places is not None  # `_listen` asks no others
                 places[variant, where] = adaptive_avg_pool2d(said.places.float(), about.places).half().cpu().numpy()
     return Asked(logits, maps, places)
 
@@ -185,8 +187,7 @@ class SoftLoss:
     def __call__(self, logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         """One number of logits (n,) and labels (n,)."""
         said = self._asked[batch.variants, batch.indices].to(logits.device)
-        aim = torch.sigmoid(said / self._temperature)
-        soft = binary_cross_entropy_with_logits(logits / self._temperature, aim) * self._temperature**2
+        soft = soft_loss(logits, said, self._temperature)
         return (1 - self._soft_share) * loop.hard_loss(logits, labels, batch) + self._soft_share * soft
 
 

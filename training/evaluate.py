@@ -20,6 +20,7 @@ from diagline.console import track
 from diagline.errors import DatasetError
 from diagline.preprocess import InputContract, preprocess
 from diagline.samples import DEFECT, GOOD, Sample, SampleSet
+from training.precision import to_pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +220,7 @@ def predict(network: nn.Module, batches: Iterable[NDArray[np.uint8]]) -> NDArray
     found = []
     try:
         for batch in batches:
-            images = torch.from_numpy(batch).to(device).to(memory_format=torch.channels_last).float() / 255
-            found.append(network(images).reshape(-1).float().cpu().numpy())
+            found.append(network(to_pixels(batch, device)).reshape(-1).float().cpu().numpy())
     finally:
         for module, training in zip(network.modules(), was_training, strict=True):
             module.training = training

@@ -82,7 +82,7 @@ def keep(teacher: Teacher, frozen: int, pictures: Pictures, numbers: str, device
 
     @torch.no_grad()
     def run(batch: NDArray[np.uint8]) -> NDArray[np.float16]:
-        pixels = torch.from_numpy(batch).to(device).to(memory_format=torch.channels_last).float() / 255
+        pixels = precision.to_pixels(batch, device)
         with precision.autocast(numbers, device.type):
             return stages((pixels - teacher.mean) / teacher.std).half().cpu().numpy()  # type: ignore[no-any-return]
 

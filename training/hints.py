@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional
 
 from training.data import Batch
-from training.settings import Loss
+from training.settings import Loss, soft_loss
 from training.student import Student
 
 CHANNELS = 64
@@ -107,14 +107,11 @@ def place_loss(loss: Loss, hinted: Hinted, places: NDArray[np.float16], temperat
 
     Args:
         places: (variants, N, rows, columns), the teacher's logits per way of being shown and picture.
-        temperature: softens both logits; its square keeps the gradients' size.
+        temperature: as in `soft_loss`.
     """
 
     def both(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         aim = torch.from_numpy(places[batch.variants, batch.indices]).to(logits.device).float()
-        soft = functional.binary_cross_entropy_with_logits(
-            hinted.heat.float() / temperature, torch.sigmoid(aim / temperature)
-        )
-        return loss(logits, labels, batch) + weight * temperature**2 * soft
+        return loss(logits, labels, batch) + weight * soft_loss(hinted.heat.float(), aim, temperature)
 
     return both

@@ -8,7 +8,9 @@ convolutions, which costs bit-for-bit repetition there; on a CPU a run repeats e
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from diagline import record
 
@@ -25,6 +27,11 @@ def computed_precision(asked: str, device: str) -> str:
 def autocast(precision: str, device: str) -> torch.autocast:
     """The mixed-precision context of a precision ("auto", "fp32", "bf16") on a device type."""
     return torch.autocast(device, torch.bfloat16, enabled=computed_precision(precision, device) == "bf16")
+
+
+def to_pixels(batch: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+    """Pictures (n, C, H, W) uint8 as a network takes them: float in 0..1, channels last, on the device."""
+    return torch.from_numpy(batch).to(device).to(memory_format=torch.channels_last).float() / 255
 
 
 def set_up(asked: str, device: torch.device) -> str:

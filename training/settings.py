@@ -80,3 +80,15 @@ def factor(settings: Settings, epochs_done: float) -> float:
 def hard_loss(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Binary cross-entropy of logits (n,) against labels (n,) 0 or 1."""
     return binary_cross_entropy_with_logits(logits, labels)
+
+
+def soft_loss(logits: torch.Tensor, said: torch.Tensor, temperature: float) -> torch.Tensor:
+    """T^2 BCE(logits / T against sigmoid(said / T)), the mean over all; T^2 keeps the gradients' size.
+
+    Args:
+        logits, said: the student's and the teacher's, of equal shape.
+
+    Source: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", here with one logit.
+    """
+    aim = torch.sigmoid(said / temperature)
+    return binary_cross_entropy_with_logits(logits / temperature, aim) * temperature**2

@@ -22,10 +22,7 @@ from training.conclude import conclude, validation_pictures
 from training.data import Pictures, check_labels, check_trainable
 from training.loop import fit
 from training.patches import Patches, loss_of
-from training.precision import autocast, computed_precision
-
-MEASURED = 16
-"""Pictures whose features are measured at once."""
+from training.precision import autocast, computed_precision, to_pixels
 
 
 def train_teacher(config: Config, train: Sequence[SampleSet], val: Sequence[SampleSet], target: Path) -> Path:
@@ -85,8 +82,8 @@ def train_teacher(config: Config, train: Sequence[SampleSet], val: Sequence[Samp
 def _measure(network: teacher.Teacher, patches: Patches, pictures: Pictures, numbers: str) -> None:
     """Give the head its features' mean and spread over the training pictures as they are."""
     device = launch.here().device
-    network.to(device).eval()
-    steps = -(-len(pictures) // MEASURED)
+    network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    steps = -(-len(pictures) // frozen.BATCH)
     with autocast(numbers, device.type):
-        batches = track(pictures.in_order(MEASURED), "measuring good features", total=steps)
-        patches.measure(network.maps(torch.from_numpy(batch).to(device).float() / 255) for batch in batches)
+        batches = track(pictures.in_order(frozen.BATCH), "measuring good features", total=steps)
+        patches.measure(network.maps(to_pixels(batch, device)) for batch in batches)

@@ -132,9 +132,13 @@ def build(
 def save(teacher: Teacher, path: Path, facts: dict[str, Any]) -> None:
     """Write the network and plain facts about it, in one step; raises as `files.write_bytes`."""
     stream = io.BytesIO()
-    head = "pool" if teacher.patches is None else "patches"
-    facts = {"format": FORMAT, "stride_in_1x1": teacher.stride_in_1x1, "head": head, "facts": facts}
-    content = {**facts, "state": teacher.state_dict()}
+    content = {
+        "format": FORMAT,
+        "stride_in_1x1": teacher.stride_in_1x1,
+        "head": "pool" if teacher.patches is None else "patches",
+        "facts": facts,
+        "state": teacher.state_dict(),
+    }
     torch.save(content, stream)
     files.write_bytes(path, stream.getvalue())
 
