@@ -8,6 +8,7 @@ made. Leaves out: measuring.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from export.compare import Comparison, Row
     from training.evaluate import Case, Kind
 
+LEADING_ZERO = re.compile(r"(?<!\d)0\.")
 SHOWN = 8
 FEW_GROUPS = 30
 """Fewer groups than this give rough intervals."""
@@ -200,7 +202,7 @@ def side_by_side(found: Comparison) -> Table:
     for index, name in enumerate(heads):
         table.add_column(name, justify="right" if index else "left", no_wrap=True)
     for name, row in found.rows.items():
-        table.add_row(*(cell.replace("0.", ".") for cell in _cells(name, row, found.ap)))
+        table.add_row(*(LEADING_ZERO.sub(".", cell) for cell in _cells(name, row, found.ap)))
     return table
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from tiny_line import Diagline, Line, refused
 
 from diagline import config as configs
@@ -78,6 +81,16 @@ def test_a_bundle_for_another_input_is_refused(line: Line, copy: tuple[Path, str
     shutil.rmtree(output / "student_alone")
     outcome = diagline("evaluate", line.config, "--set", here, "--set", "input.width_px=96")
     refused(outcome, "tiny.bundle", "48x64x1", "96x64x1")
+
+
+def test_the_terminals_table_drops_leading_zeros_and_no_others(line: Line) -> None:
+    found = verbs.evaluate(configs.load(line.config, (f'output="{line.output}"', "evaluate.bootstrap=100")))
+    row = found.rows["teacher"]
+    metrics = replace(row.metrics, ap=0.875, escape=0.3, overkill=0.005)
+    shown = replace(found, rows={"teacher": replace(row, metrics=metrics, size_bytes=10_040_000)})
+    Console(width=150, file=(text := StringIO())).print(pages.side_by_side(shown))
+    cells = next(words for words in map(str.split, text.getvalue().splitlines()) if words[:1] == ["teacher"])
+    assert cells[1] == ".875" and cells[-4:] == ["30.0%", ".5%", "10.0", "MB"]
 
 
 def test_an_overlay_is_shown_beside_each_misjudged_part(line: Line, tmp_path: Path) -> None:
