@@ -15,7 +15,7 @@ from diagline.config import Config, TeacherConfig
 from diagline.errors import TrainingError
 from diagline.samples import SampleSet
 from generation.processes import Processes
-from training import loop, trials
+from training import settings, trials
 from training.trials import Trial
 
 Paint = Callable[..., SampleSet]
@@ -35,12 +35,12 @@ def test_a_grid_killed_in_a_trial_goes_on_in_it_and_finds_the_same(
 ) -> None:
     expected, _ = trials.run(two, tmp_path / "whole", ALONE)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(loop.fit, "__defaults__", (killed_at(7),))  # second trial, second epoch, last step
+        patch.setattr(settings, "hard_loss", killed_at(7))  # second trial, second epoch, last step
         trials.run(two, tmp_path / "killed", ALONE)
     assert (tmp_path / "killed" / "seed1.json").is_file() and not (tmp_path / "killed" / "seed2.json").is_file()
     before = (tmp_path / "killed" / "seed1.json").stat().st_mtime_ns
     with monkeypatch.context() as patch:
-        patch.setattr(loop.fit, "__defaults__", (killed_at(3),))  # going on takes two steps
+        patch.setattr(settings, "hard_loss", killed_at(3))  # going on takes two steps
         found, reasons = trials.run(two, tmp_path / "killed", ALONE)
     assert (tmp_path / "killed" / "seed1.json").stat().st_mtime_ns == before
     assert not reasons and list(found) == ["seed1", "seed2"]
