@@ -32,6 +32,8 @@ class TeacherConfig:
         labels: "record" takes a picture's own label; "mask" takes it again from the mask after
             resizing and truncation to integers, as the paper's code did, which loses thin defects.
         keep: the epoch whose weights are kept: "best" AP on validation, or the "last".
+        average: share that a moving average of the weights keeps at each step, 0.98 say; the average is validated
+            and kept, which smooths what the last steps happened to learn. 0: none.
         synthetic: whether synthetic defects train the teacher where real ones do too (`data.shots = "full"`).
         weight_decay: Adam's decoupled one (AdamW); 0 is plain Adam, as in the paper.
         schedule: "constant" as in the paper, or "cosine": a short rise, then down to 0; better from random weights.
@@ -50,6 +52,7 @@ class TeacherConfig:
     batch_norm: str = "train"
     labels: str = "record"
     keep: str = "best"
+    average: float = 0.0
     synthetic: bool = True
     epochs: int = 30
     batch_size: int = 32
@@ -66,6 +69,7 @@ class TeacherConfig:
         one_of("teacher.batch_norm", self.batch_norm, ("train", "frozen", "frozen_after_first_epoch"))
         one_of("teacher.labels", self.labels, ("record", "mask"))
         one_of("teacher.keep", self.keep, ("best", "last"))
+        within("teacher.average", self.average, 0.0, 0.99999)
         one_of("teacher.schedule", self.schedule, ("constant", "cosine"))
         one_of("teacher.flips", self.flips, FLIPS)
         one_of("teacher.precision", self.precision, ("auto", "fp32", "bf16"))
@@ -96,6 +100,7 @@ class StudentConfig:
         views: ways each picture is shown (turned, scaled, moved, relit), the teacher asked about each; 0: flips
             alone.
         synthetic: whether the student is shown synthetic defects where there are real ones too (`data.shots = "full"`).
+        average: as `teacher.average`.
         weight_decay: Adam's decoupled one (AdamW); 0 is plain Adam.
         quantised_epochs: epochs of quantisation-aware fine-tuning after the others; 0 is none.
         quantised_learning_rate: their rate, falling to 0.
@@ -111,6 +116,7 @@ class StudentConfig:
     places: float = 0.0
     views: int = 0
     synthetic: bool = True
+    average: float = 0.0
     weight_decay: float = 0.0
     balance: bool = True
     flips: str = "both"
@@ -128,6 +134,7 @@ class StudentConfig:
         within("student.hints", self.hints, 0.0, 1000.0)
         within("student.places", self.places, 0.0, 1000.0)
         within("student.views", self.views, 0, 10_000)
+        within("student.average", self.average, 0.0, 0.99999)
         within("student.weight_decay", self.weight_decay, 0.0, 10.0)
         within("student.quantised_epochs", self.quantised_epochs, 0, 10_000)
         within("student.quantised_learning_rate", self.quantised_learning_rate, 1e-9, 1.0)

@@ -51,8 +51,14 @@ def describe(config: Config, section: str, train: Sequence[SampleSet], val: Sequ
     return {"seed": config.seed, **flat, **data}
 
 
-def resume(target: Path, identity: dict[str, Any], network: nn.Module, optimiser: torch.optim.Optimizer) -> Progress:
-    """Load target/checkpoint.pt into network, optimiser and torch's generator; a fresh start where there is none.
+def resume(
+    target: Path,
+    identity: dict[str, Any],
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    averaged: nn.Module | None = None,
+) -> Progress:
+    """Load target/checkpoint.pt into network, optimiser, average and torch's generator; a fresh start without one.
 
     Raises:
         TrainingError: the checkpoint is damaged, of another identity or of another network.
@@ -63,6 +69,8 @@ def resume(target: Path, identity: dict[str, Any], network: nn.Module, optimiser
     _check_network(target, content, network)
     network.load_state_dict(content["network"])
     optimiser.load_state_dict(content["optimiser"])
+    if averaged is not None:
+        averaged.load_state_dict(content["averaged"])
     torch.set_rng_state(content["rng"])
     history = json.loads(content["history"])
     console.print(f"{target}: going on after epoch {len(history)}", soft_wrap=True)
@@ -70,10 +78,15 @@ def resume(target: Path, identity: dict[str, Any], network: nn.Module, optimiser
 
 
 def keep(
-    target: Path, identity: dict[str, Any], network: nn.Module, optimiser: torch.optim.Optimizer, state: Progress
+    target: Path,
+    identity: dict[str, Any],
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    averaged: nn.Module | None,
+    state: Progress,
 ) -> None:
     """Replace target/checkpoint.pt and history.json; raises as `files.write_bytes`."""
-    newest = state.best["epoch"] == len(state.history)
+    newest = averaged is None and state.best["epoch"] == len(state.history)
     content = {
         "format": FORMAT,
         "finished": False,
@@ -81,6 +94,7 @@ def keep(
         "kind": type(network).__name__,
         "network": state.best["network"] if newest else network.state_dict(),  # one copy on disk when equal
         "optimiser": optimiser.state_dict(),
+        "averaged": None if averaged is None else averaged.state_dict(),
         "rng": torch.get_rng_state(),
         "history": json.dumps(state.history),
         "best": state.best,

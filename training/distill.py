@@ -28,6 +28,7 @@ from diagline.errors import TrainingError
 from diagline.samples import SampleSet
 from training import checkpoint, hints, launch, loop, precision, quantised, student, teacher
 from training.data import Batch, Pictures, check_trainable
+from training.equalise import equalise
 from training.settings import soft_loss
 
 TEACHER_BATCH = 16
@@ -40,8 +41,9 @@ def distill(
 ) -> Path:
     """Train the student as `config.student` says; returns target/student.pt.
 
-    Writes student.pt, history.json and result.json (threshold chosen on `val`, the epoch kept).
-    A finished run returns at once. With `soft_share` 0 and no hints the teacher is not opened.
+    Writes student.pt (folded, its channels equalised for int8), history.json and result.json
+    (threshold chosen on `val`, the epoch kept). A finished run returns at once. With `soft_share` 0
+    and no hints the teacher is not opened.
 
     Raises:
         DatasetError: no training pictures, or one that cannot be read.
@@ -72,14 +74,16 @@ def distill(
         if taught:
             trained, loss, soft = _listen(config, teacher.load(teacher_checkpoint), network, pictures)
     done = loop.fit(trained, pictures, validation, _settings(wanted), target, identity, loss)
+    chosen = quantised.calibration_indices(pictures.labels, config.export.calibration_images, config.seed)
+    calibration = quantised.calibration_batches(pictures, chosen)
+    network = equalise(student.fold(network.cpu()), calibration)
     facts: dict[str, Any] = {}
     if wanted.quantised_epochs:
         settings = replace(
             _settings(wanted), epochs=wanted.quantised_epochs, learning_rate=wanted.quantised_learning_rate
         )
-        chosen = quantised.calibration_indices(pictures.labels, config.export.calibration_images, config.seed)
         network, tuned = quantised.fine_tune(
-            network, pictures, validation, settings, target / "int8", identity, soft, chosen
+            network, pictures, validation, settings, target / "int8", identity, soft, calibration
         )
         facts = {"int8_epoch": tuned.epoch, "int8_epoch_rule": tuned.epoch_rule}
 
@@ -229,4 +233,5 @@ def _settings(wanted: StudentConfig) -> loop.Settings:
         schedule="cosine",
         weight_decay=wanted.weight_decay,
         jitter=JITTER,
+        average=wanted.average,
     )

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from diagline.console import console, progress
 from diagline.errors import TrainingError
@@ -74,12 +75,14 @@ def fit(
         optimiser = torch.optim.AdamW(
             trained, settings.learning_rate, weight_decay=settings.weight_decay, fused=fused or None
         )
+        averaged = _averaged(network, settings.average)
+        kept = network if averaged is None else averaged.module
         per_epoch = len(pictures.plan(0, settings.batch_size, settings.balance))
         with processes.together():
-            state = checkpoint.resume(target, identity, network, optimiser)
+            state = checkpoint.resume(target, identity, network, optimiser, averaged)
             curves = Curves(target, len(state.history) * per_epoch, processes.is_main)
         console.print(f"training {target.name}: {computes}{_shared(processes, settings)}", soft_wrap=True)
-        run = _Run(network, called, optimiser, pictures, settings, loss, processes, curves)
+        run = _Run(network, called, averaged, optimiser, pictures, settings, loss, processes, curves)
         with curves, progress() as display:
             total, past = settings.epochs * per_epoch, len(state.history) * per_epoch
             task = display.add_task(f"training {target.name}", total=total, completed=past, note="")
@@ -91,14 +94,14 @@ def fit(
                     display.update(task, advance=1, note=_note(settings, epoch, number, before))
 
                 row = run.epoch(epoch, tick)
-                row["val_ap"] = _chosen_by(run, validation)
+                row["val_ap"] = _chosen_by(run, kept, validation)
                 row["seconds"] = round(time.monotonic() - started, 3)
                 state.history.append(row)
                 if settings.keep == "last" or _is_best(row, state):
-                    copy = launch.copy_of(network) if processes.is_main else {}
+                    copy = launch.copy_of(kept) if processes.is_main else {}
                     state.best = {"epoch": epoch + 1, "val_ap": row["val_ap"], "network": copy}
                 curves.epoch((epoch + 1) * per_epoch, row)
-                processes.on_main(lambda: checkpoint.keep(target, identity, network, optimiser, state))
+                processes.on_main(lambda: checkpoint.keep(target, identity, network, optimiser, averaged, state))
                 ends = epoch + 1 == settings.epochs
                 if not console.is_terminal and (ends or time.monotonic() - written > LINE_S):
                     written = time.monotonic()
@@ -113,10 +116,16 @@ def fit(
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What the steps of a run share; `called` is the network, or what makes its gradients the average of all."""
+    """What the steps of a run share.
+
+    Attributes:
+        called: the network, or what makes its gradients the average of all processes'.
+        averaged: holds the moving average of the network's weights, where there is one.
+    """
 
     network: nn.Module
     called: nn.Module
+    averaged: AveragedModel | None
     optimiser: torch.optim.Optimizer
     pictures: Pictures
     settings: Settings
@@ -180,6 +189,8 @@ class _Run:
         self.optimiser.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.network)
         return self.processes.mean(value.detach())
 
     def _stop(self, number: float, epoch: int, place: int, batch: Batch, ready: Ready) -> None:
@@ -188,10 +199,17 @@ class _Run:
         self.processes.end(unread or TrainingError(_not_finite(number, epoch, place, self.pictures, batch)))
 
 
-def _chosen_by(run: _Run, validation: Pictures | None) -> float | None:
+def _averaged(network: nn.Module, share: float) -> AveragedModel | None:
+    """The moving average of weights and statistics, every process keeping its own; None where it is not asked for."""
+    if not share:
+        return None
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(share), use_buffers=True)  # type: ignore[no-untyped-call]
+
+
+def _chosen_by(run: _Run, kept: nn.Module, validation: Pictures | None) -> float | None:
     if validation is None:
         return None
-    return run.processes.on_main(lambda: _validation_ap(run.network, validation, run.settings))
+    return run.processes.on_main(lambda: _validation_ap(kept, validation, run.settings))
 
 
 def _validation_ap(network: nn.Module, validation: Pictures, settings: Settings) -> float:

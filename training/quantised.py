@@ -32,12 +32,10 @@ from diagline.console import console
 from diagline.samples import DEFECT, GOOD
 from training import evaluate, launch, loop
 from training.data import Batch, Pictures
+from training.equalise import Calibration
 from training.student import ConvNorm, DepthwiseSeparable, Student, fold
 
 BATCH = 32
-
-Calibration = Callable[[], Iterable[NDArray[np.uint8]]]
-"""Gives the calibration pictures as batches (n, C, H, W) uint8, the same ones at every call."""
 
 
 class Simulated(nn.Module):
@@ -180,6 +178,17 @@ def calibration_indices(labels: ArrayLike, count: int, seed: int) -> NDArray[np.
     return np.array(chosen, np.int64)
 
 
+def calibration_batches(pictures: Pictures, indices: NDArray[np.int64]) -> Calibration:
+    """What gives these pictures, as they are, batch by batch."""
+
+    def shown() -> Iterable[NDArray[np.uint8]]:
+        for start in range(0, len(indices), BATCH):
+            some = indices[start : start + BATCH]
+            yield pictures.images(Batch(some, np.zeros_like(some)))
+
+    return shown
+
+
 def fine_tune(
     network: Student,
     pictures: Pictures,
@@ -188,7 +197,7 @@ def fine_tune(
     target: Path,
     identity: dict[str, Any],
     loss: loop.Loss,
-    calibration: NDArray[np.int64],
+    calibration: Calibration,
 ) -> tuple[Student, loop.Fit]:
     """Train a student on with int8 simulated; never returns one that is worse for it.
 
@@ -196,7 +205,7 @@ def fine_tune(
         network: trained, with batch norm or folded; not changed.
         pictures, validation, settings, target, identity, loss: as `loop.fit` takes them; `target`
             is a folder of its own.
-        calibration: which of `pictures` the ranges are taken on: `calibration_indices`.
+        calibration: the pictures that the ranges are taken on.
 
     Returns:
         A folded student in eval mode on the CPU, and how it came about. Both the student as it
@@ -211,14 +220,9 @@ def fine_tune(
     weights = b"".join(value.cpu().numpy().tobytes() for value in untuned.state_dict().values())
     identity = {**identity, "student before int8": hashlib.sha256(weights).hexdigest()}
 
-    def shown() -> Iterable[NDArray[np.uint8]]:
-        for start in range(0, len(calibration), BATCH):
-            indices = calibration[start : start + BATCH]
-            yield pictures.images(Batch(indices, np.zeros_like(indices)))
-
     processes = launch.here()
     tuned = copy.deepcopy(untuned).to(processes.device)
-    simulated = Simulated(tuned, shown)
+    simulated = Simulated(tuned, calibration)
     before = processes.on_main(lambda: _figure(simulated, pictures, validation))
     done = loop.fit(simulated, pictures, validation, settings, target, identity, loss)
     after = processes.on_main(lambda: _figure(simulated, pictures, validation))

@@ -35,6 +35,8 @@ class Settings:
         weight_decay: Adam's decoupled one (AdamW); 0 is plain Adam.
         jitter: each picture's contrast and brightness change by up to this share; 0 is none.
         keep: "best" or "last".
+        average: share that the moving average of the weights keeps at each step; it is validated and kept in
+            place of the newest weights. 0: none.
     """
 
     epochs: int
@@ -47,6 +49,7 @@ class Settings:
     precision: str = "fp32"
     jitter: float = 0.0
     keep: str = "best"
+    average: float = 0.0
 
 
 def of_teacher(config: TeacherConfig) -> Settings:
@@ -61,6 +64,7 @@ def of_teacher(config: TeacherConfig) -> Settings:
         batch_norm=config.batch_norm,
         precision=config.precision,
         keep=config.keep,
+        average=config.average,
     )
 
 

@@ -68,10 +68,11 @@ def test_the_loop_learns(fresh: Fresh, pictures: Pictures, validation: Pictures,
     assert json.loads((tmp_path / "t" / "history.json").read_text()) == done.history
 
 
+@pytest.mark.parametrize("average", [0.0, 0.75])
 def test_a_run_killed_at_any_step_goes_on_with_the_same_curve(
-    fresh: Fresh, pictures: Pictures, validation: Pictures, tmp_path: Path
+    fresh: Fresh, pictures: Pictures, validation: Pictures, tmp_path: Path, average: float
 ) -> None:
-    settings = replace(SETTINGS, schedule="cosine", jitter=0.1)
+    settings = replace(SETTINGS, schedule="cosine", jitter=0.1, average=average)
     whole = fresh()
     expected = loop.fit(whole, pictures, validation, settings, tmp_path / "whole", {"seed": 1})
     for step in range(settings.epochs * STEPS):
@@ -190,6 +191,34 @@ def test_the_last_epoch_is_kept_where_that_is_asked_and_validation_is_only_looke
     assert [row["val_ap"] for row in done.history] == [0.9, 0.5, 0.2]
     loop.fit(other := fresh(), pictures, None, SETTINGS, tmp_path / "b", {})
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in network.state_dict().items())
+
+
+def test_the_average_of_the_weights_is_what_is_validated_and_kept(
+    fresh: Fresh, pictures: Pictures, validation: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[torch.Tensor] = []
+
+    def ap(network: nn.Module, *_: object) -> float:
+        judged.append(network.state_dict()["0.weight"].clone())
+        return 0.5
+
+    monkeypatch.setattr(loop, "_validation_ap", ap)
+    steps: list[torch.Tensor] = []
+    averages: list[torch.Tensor] = []
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
+        steps.append(network.state_dict()["0.weight"].clone())  # as the step before left it
+        return loop.hard_loss(logits, labels, batch)
+
+    network = fresh()
+    settings = replace(SETTINGS, epochs=2, average=0.75)
+    loop.fit(network, pictures, validation, settings, tmp_path, {}, loss)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    for weights in [*steps[1:], state["network"]["0.weight"]]:
+        averages.append(weights if not averages else 0.75 * averages[-1] + 0.25 * weights)
+    torch.testing.assert_close(judged[-1], averages[-1])
+    torch.testing.assert_close(network.state_dict()["0.weight"], averages[-1])
+    assert not torch.allclose(averages[-1], state["network"]["0.weight"])
 
 
 def test_a_checkpoint_of_another_network_is_refused_and_both_are_named(

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from killed import Killed, killed_at
-from numpy.typing import NDArray
 from rough_students import badly_scaled
 from small_students import lively, pictures, random_spec
 
@@ -20,7 +19,8 @@ from diagline.preprocess import InputContract
 from diagline.samples import SampleSet
 from training import evaluate, loop, quantised, student
 from training.data import Batch, Pictures
-from training.quantised import Simulated, calibration_indices, fine_tune
+from training.equalise import Calibration
+from training.quantised import Simulated, calibration_batches, calibration_indices, fine_tune
 
 Paint = Callable[..., SampleSet]
 CONTRACT = InputContract(48, 48, 1)
@@ -39,13 +39,13 @@ def val(paint: Paint) -> Pictures:
     return Pictures([paint(7, 5, "val")], CONTRACT, "none", 5)
 
 
-def batches(spec: student.StudentSpec, count: int, seed: int = 0) -> quantised.Calibration:
+def batches(spec: student.StudentSpec, count: int, seed: int = 0) -> Calibration:
     made = np.ascontiguousarray(np.stack(pictures(spec, count, seed)).transpose(0, 3, 1, 2))
     return lambda: [made[:5], made[5:]]
 
 
-def everything(some: Pictures) -> NDArray[np.int64]:
-    return calibration_indices(some.labels, len(some), 0)
+def everything(some: Pictures) -> Calibration:
+    return calibration_batches(some, calibration_indices(some.labels, len(some), 0))
 
 
 def harmful(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -142,7 +142,7 @@ def test_the_tuned_student_is_an_ordinary_folded_one_and_the_given_one_is_untouc
     assert tuned.folded and not tuned.training and list(tuned.state_dict()) == list(plain.state_dict())
     assert done.epoch > 0 and len(done.history) == 6
     aps = [
-        evaluate.measure(val.labels, evaluate.predict(Simulated(one, train_batches(train)), val.in_order(32)), 0.0).ap
+        evaluate.measure(val.labels, evaluate.predict(Simulated(one, everything(train)), val.in_order(32)), 0.0).ap
         for one in (tuned, plain)
     ]
     assert aps[0] > aps[1]
@@ -153,11 +153,6 @@ def test_the_tuned_student_is_an_ordinary_folded_one_and_the_given_one_is_untouc
     again = student.load(tmp_path / "student.pt")
     assert again.folded
     np.testing.assert_array_equal(evaluate.predict(again, val.in_order(32)), evaluate.predict(tuned, val.in_order(32)))
-
-
-def train_batches(train: Pictures) -> quantised.Calibration:
-    indices = everything(train)
-    return lambda: [train.images(Batch(indices, np.zeros_like(indices)))]
 
 
 @pytest.mark.parametrize("validated", [True, False])
