@@ -27,6 +27,7 @@ class TeacherConfig:
             parts alone: it tells good places of layer2 and layer3 from noised ones and learns from good
             pictures only (`training/patches.py`); takes `freeze = 4`.
         noise: with "patches", the spread of the noise, in units of each feature's own.
+        worst: with "patches", the share of the worst places whose mean judges the picture; 0: all places' summed odds.
         batch_norm: "train" updates statistics all along; "frozen" never; "frozen_after_first_epoch"
             is what the paper's code did.
         labels: "record" takes a picture's own label; "mask" takes it again from the mask after
@@ -49,6 +50,7 @@ class TeacherConfig:
     freeze: int = 0
     head: str = "pool"
     noise: float = 0.5
+    worst: float = 0.0
     batch_norm: str = "train"
     labels: str = "record"
     keep: str = "best"
@@ -80,6 +82,7 @@ class TeacherConfig:
         within("teacher.learning_rate", self.learning_rate, 1e-9, 10.0)
         within("teacher.weight_decay", self.weight_decay, 0.0, 10.0)
         within("teacher.noise", self.noise, 1e-3, 100.0)
+        within("teacher.worst", self.worst, 0.0, 1.0)
         if self.head == "patches" and self.freeze != 4:
             raise ConfigError(
                 f'teacher.head = "patches" with teacher.freeze = {self.freeze}; expected 4: it judges the maps of '

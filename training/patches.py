@@ -7,8 +7,8 @@ network that makes the maps (`teacher.py`) and the steps (`loop.py`).
 
 Source: Liu et al. 2023, "SimpleNet: A simple network for image anomaly detection and
 localization", sections 3.1 to 3.3 (features of layer2 and layer3, pooled 3x3 and concatenated;
-noise in feature space). Ours: features in units of their own spread, and the log of the summed
-odds over the places in place of their maximum.
+noise in feature space). Ours: features in units of their own spread, and in place of the places'
+maximum the log of their summed odds, or the mean of the worst few.
 """
 
 from __future__ import annotations
@@ -38,8 +38,14 @@ class Patches(nn.Module):
     mean: torch.Tensor
     spread: torch.Tensor
 
-    def __init__(self, noise: float = 0.5) -> None:
-        """`noise`: the standard deviation of what is added, in units of each feature's own."""
+    def __init__(self, noise: float = 0.5, worst: float = 0.0) -> None:
+        """A head that has learned nothing yet.
+
+        Args:
+            noise: the standard deviation of what is added, in units of each feature's own.
+            worst: share of the places, the worst ones, whose mean logit is the picture's; 0: the log of all
+                places' summed odds.
+        """
         super().__init__()
         channels = sum(LAYERS)
         self.judge = nn.Sequential(
@@ -52,6 +58,7 @@ class Patches(nn.Module):
         self.register_buffer("mean", torch.zeros(channels, 1, 1))
         self.register_buffer("spread", torch.ones(channels, 1, 1))
         self.noise = noise
+        self.worst = worst
         self.said = (torch.empty(0), torch.empty(0))
 
     def measure(self, maps: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
@@ -65,7 +72,11 @@ class Patches(nn.Module):
         self.spread.copy_((squared / count - mean.square()).clamp_min(1e-6).sqrt().view(-1, 1, 1))
 
     def forward(self, layer2: torch.Tensor, layer3: torch.Tensor) -> torch.Tensor:
-        """Logits (N,): the log of the places' summed odds, which many weak places raise as one strong one does."""
+        """Logits (N,).
+
+        Many weak places raise the log of the summed odds as one strong one does; the mean of the worst few is
+        deaf to a single odd place.
+        """
         places = (_join(layer2, layer3) - self.mean) / self.spread
         if self.training:
             # seeded from torch's generator for the CPU, whose state the checkpoint holds
@@ -75,7 +86,10 @@ class Patches(nn.Module):
             logits = self.said[0]
         else:
             logits = self.judge(places)[:, 0]
-        return logits.flatten(1).float().logsumexp(1) - math.log(logits[0].numel()) / 2
+        logits = logits.flatten(1).float()
+        if self.worst:
+            return logits.topk(math.ceil(self.worst * logits.shape[1]), 1).values.mean(1)
+        return logits.logsumexp(1) - math.log(logits.shape[1]) / 2
 
 
 def loss_of(patches: Patches) -> Loss:

@@ -44,7 +44,7 @@ def train_teacher(config: Config, train: Sequence[SampleSet], val: Sequence[Samp
         if checkpoint.finished(target, identity, made):
             return made
         torch.manual_seed(config.seed)
-        patches = Patches(wanted.noise) if wanted.head == "patches" else None
+        patches = Patches(wanted.noise, wanted.worst) if wanted.head == "patches" else None
         network, report = teacher.build(wanted.weights, wanted.stride_in_1x1, wanted.freeze, patches)
         if patches is not None:
             train = [one.labelled(GOOD) for one in train]

@@ -136,6 +136,7 @@ def save(teacher: Teacher, path: Path, facts: dict[str, Any]) -> None:
         "format": FORMAT,
         "stride_in_1x1": teacher.stride_in_1x1,
         "head": "pool" if teacher.patches is None else "patches",
+        "worst": 0.0 if teacher.patches is None else teacher.patches.worst,
         "facts": facts,
         "state": teacher.state_dict(),
     }
@@ -154,7 +155,7 @@ def load(path: Path) -> Teacher:
     content = first_weights.torch_load(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise TrainingError(f"{path}: not a teacher of this version ({FORMAT}); expected teacher.pt; train it again")
-    patches = Patches() if content.get("head") == "patches" else None
+    patches = Patches(worst=content.get("worst", 0.0)) if content.get("head") == "patches" else None
     teacher = Teacher(content["stride_in_1x1"], patches=patches)
     try:
         teacher.load_state_dict(content["state"])

@@ -56,6 +56,17 @@ def test_what_lies_off_the_good_features_stands_out() -> None:
     assert roc_auc_score([0] * 32 + [1] * 32, said) > 0.95
 
 
+def test_the_worst_places_judge_alone_where_that_is_asked_and_the_file_remembers(tmp_path: Path) -> None:
+    head = patches.Patches(worst=0.1).eval()
+    maps = torch.randn(2, 512, 8, 8), torch.randn(2, 1024, 4, 4)
+    with torch.no_grad():
+        places = head.judge(patches._join(*maps))[:, 0].flatten(1)
+        torch.testing.assert_close(head(*maps), places.sort(1).values[:, -7:].mean(1))
+    teacher.save(teacher.Teacher(freeze=4, patches=head), tmp_path / "teacher.pt", {})
+    again = teacher.load(tmp_path / "teacher.pt").patches
+    assert again is not None and again.worst == 0.1
+
+
 def test_defective_training_pictures_change_nothing(paint: Paint, asked: Config, tmp_path: Path) -> None:
     short = replace(asked, teacher=replace(asked.teacher, epochs=1))
     good, other = paint(6, 2), paint(0, 5, seed=3)
