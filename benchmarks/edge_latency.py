@@ -41,7 +41,8 @@ from edge_runtime.camera.frames import Closing, Frame, stamp
 from edge_runtime.engines import engine_of, open_engine
 from edge_runtime.loop import Inspector, JsonLog, open_inspector, run
 from export import quantise, to_onnx, to_tflite
-from training.student import Student, spec
+from training.student import Student
+from training.student_spec import spec
 from training.teacher import Teacher
 
 SEED = 2

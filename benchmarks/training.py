@@ -38,7 +38,7 @@ from diagline.console import console
 from diagline.preprocess import InputContract, preprocess
 from diagline.samples import Sample, SampleSet, write_image
 from generation.materials import SURFACES, paint_surface
-from training import frozen, loop, precision, student, teacher
+from training import frozen, loop, precision, student, student_spec, teacher
 from training.data import Pictures
 
 SEED = 3
@@ -113,7 +113,7 @@ def compare(
     def fresh() -> nn.Module:
         torch.manual_seed(SEED)
         if name == "student S30":
-            return student.Student(student.spec("S30", contract))
+            return student.Student(student_spec.spec("S30", contract))
         return teacher.Teacher(freeze=4 if "frozen" in name else 0)
 
     started = time.perf_counter()

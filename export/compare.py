@@ -24,7 +24,7 @@ from diagline.errors import DatasetError, ExportError
 from diagline.preprocess import InputContract, preprocess
 from diagline.samples import DEFECT, GOOD, SampleSet
 from edge_runtime.engines import open_engine
-from training import evaluate, intervals, student, teacher
+from training import evaluate, intervals, student, student_spec, teacher
 
 BEST_F1 = "best F1 on the test split itself, as in the paper: optimistic, as it is chosen by what it is measured on"
 BUNDLED = "the bundle's own"
@@ -188,7 +188,7 @@ def _open(name: str, path: Path, config: Config) -> nn.Module:
             )
         return network
     found = student.load(path)
-    if found.spec != student.spec(config.student.size, config.input):
+    if found.spec != student_spec.spec(config.student.size, config.input):
         raise ExportError(
             f"{path}: a student of {found.spec.macs() / 1e6:.1f} MMAC for {found.spec.width_px}x"
             f"{found.spec.height_px}x{found.spec.channels}; the config asks for {config.student.size} at "

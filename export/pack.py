@@ -34,7 +34,7 @@ from export.parity import Parity, Picture
 from export.quantise import QuantisedModel, Steps, quantise_onnx
 from export.to_onnx import student_onnx, teacher_onnx
 from export.to_tflite import student_tflite
-from training import evaluate, quantised, student, teacher
+from training import evaluate, quantised, student, student_spec, teacher
 
 WARM_UP, TIMED = 10, 100  # inferences before and during the timing that finds the fastest format
 
@@ -250,8 +250,8 @@ def _inputs(pictures: Sequence[Picture], contract: InputContract, what: str) -> 
         yield preprocess(home.read_image(sample), contract)
 
 
-def _check_spec(found: student.StudentSpec, config: Config, checkpoint: Path) -> None:
-    if found != student.spec(config.student.size, config.input):
+def _check_spec(found: student_spec.StudentSpec, config: Config, checkpoint: Path) -> None:
+    if found != student_spec.spec(config.student.size, config.input):
         raise ExportError(
             f"{checkpoint}: a student of {found.macs() / 1e6:.1f} MMAC for {found.width_px}x{found.height_px}x"
             f"{found.channels}; the config asks for {config.student.size} at {config.input.width_px}x"

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from diagline.errors import require
-from training.student import Convolution, Student, fold
+from training.student import Student, fold
+from training.student_spec import Convolution
 
 
 def keras_twin(student: Student, heat: bool = True) -> Any:

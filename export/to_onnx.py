@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from diagline.errors import ExportError
 from diagline.preprocess import InputContract
-from training.student import Convolution, Student, fold
+from training.student import Student, fold
+from training.student_spec import Convolution
 
 OPSET = 17
 IMAGE, PIXELS, LOGIT, HEAT = "image", "pixels", "logit", "heat"

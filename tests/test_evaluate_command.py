@@ -17,7 +17,7 @@ from tiny_line import Diagline, Line, refused
 from diagline import config as configs
 from diagline import pages, samples, verbs, verbs_seeds
 from diagline.samples import Sample, SampleSet
-from training import student
+from training import student, student_spec
 
 FORMS = ["teacher", "student", "student_alone", "onnx_fp32", "onnx_int8", "tflite_int8"]
 
@@ -76,7 +76,7 @@ def test_a_bundle_of_an_older_student_is_refused(line: Line, copy: tuple[Path, s
 def test_a_bundle_for_another_input_is_refused(line: Line, copy: tuple[Path, str], diagline: Diagline) -> None:
     output, here = copy
     wide = configs.load(line.config, ("input.width_px=96",)).input
-    student.save(student.Student(student.spec("S10", wide)), output / "student" / "student.pt", {})
+    student.save(student.Student(student_spec.spec("S10", wide)), output / "student" / "student.pt", {})
     (output / "teacher" / "run.json").unlink()
     shutil.rmtree(output / "student_alone")
     outcome = diagline("evaluate", line.config, "--set", here, "--set", "input.width_px=96")

@@ -26,7 +26,7 @@ from diagline.config_train import StudentConfig
 from diagline.console import track
 from diagline.errors import TrainingError
 from diagline.samples import SampleSet
-from training import checkpoint, hints, launch, loop, precision, quantised, student, teacher
+from training import checkpoint, hints, launch, loop, precision, quantised, student, student_spec, teacher
 from training.data import Batch, Pictures, check_trainable
 from training.equalise import equalise
 from training.settings import soft_loss
@@ -65,7 +65,7 @@ def distill(
         if checkpoint.finished(target, identity, made):
             return made
         torch.manual_seed(config.seed)
-        network = student.Student(student.spec(wanted.size, config.input))
+        network = student.Student(student_spec.spec(wanted.size, config.input))
         pictures = Pictures(train, config.input, wanted.flips, config.seed, views=wanted.views)
         validation = loop.validation_pictures(config, val)
         trained: torch.nn.Module = network

@@ -20,10 +20,10 @@ from diagline.preprocess import InputContract
 from diagline.samples import Sample, SampleSet
 from export import over_seeds
 from export.compare import BEST_F1, Comparison, Row, Threshold, compare
-from training import evaluate, intervals, student, teacher
+from training import evaluate, intervals, student, student_spec, teacher
 
 CONTRACT = InputContract(48, 64, 3)
-SPEC = student.spec("S10", CONTRACT)
+SPEC = student_spec.spec("S10", CONTRACT)
 VALIDATION = "best F1 on the validation split"
 
 

@@ -23,10 +23,10 @@ from edge_runtime.engines import FakeEngine, open_engine
 from edge_runtime.selftest import self_test
 from export import pack
 from export.pack import ExportData, export_bundle, export_teacher
-from training import student, teacher
+from training import student, student_spec, teacher
 
 CONTRACT = InputContract(48, 64, 3)
-SPEC = student.spec("S10", CONTRACT)
+SPEC = student_spec.spec("S10", CONTRACT)
 ENGINES = {"onnx_fp32": "onnxruntime", "onnx_int8": "onnxruntime", "tflite_int8": "litert"}
 
 
@@ -81,7 +81,7 @@ def test_the_bundle_holds_the_three_formats_and_reads_back(packed: Bundle) -> No
     assert bundle.read(packed.root) == packed
     manifest = packed.manifest
     assert list(manifest.formats) == list(FORMATS) and manifest.network == "student"
-    assert manifest.spec is not None and student.StudentSpec.from_plain(manifest.spec) == SPEC
+    assert manifest.spec is not None and student_spec.StudentSpec.from_plain(manifest.spec) == SPEC
     assert {name: fmt.engines for name, fmt in manifest.formats.items()} == {
         name: (engine,) for name, engine in ENGINES.items()
     }

@@ -19,7 +19,7 @@ from diagline.samples import Sample, SampleSet
 from diagline.verdict import State, decide
 from export.parity import Parity, Picture, compare, run_plainly, threshold_for
 from export.to_onnx import student_onnx
-from training.student import spec
+from training.student_spec import spec
 
 FLOAT = Format("model.fp32.onnx", "uint8", "float32", 1.0, 0, 0.0)
 scales = st.floats(1e-4, 1.0)

@@ -22,13 +22,13 @@ from export.pack import ExportData, export_bundle
 from export.quantise import QuantisedModel, quantise_onnx
 from export.to_onnx import student_onnx
 from export.to_tflite import student_tflite
-from training import loop, student
+from training import loop, student, student_spec
 from training.data import Batch, Pictures
 from training.evaluate import predict
 from training.quantised import Simulated, calibration_indices, fine_tune
 
 CONTRACT = InputContract(48, 64, 3)
-SPEC = student.spec("S10", CONTRACT)
+SPEC = student_spec.spec("S10", CONTRACT)
 INT8 = ("onnx_int8", "tflite_int8")
 Image = NDArray[np.uint8]
 
@@ -59,7 +59,7 @@ def converted(network: student.Student, calibration: list[Image], folder: Path) 
 @pytest.mark.parametrize(
     "spec", [SPEC, residual_spec("average"), residual_spec("max")], ids=["S10", "residual", "residual, max pool"]
 )
-def test_the_simulation_foretells_the_files_where_int8_hurts(spec: student.StudentSpec, tmp_path: Path) -> None:
+def test_the_simulation_foretells_the_files_where_int8_hurts(spec: student_spec.StudentSpec, tmp_path: Path) -> None:
     network, known, unseen = badly_scaled(spec), pictures(spec, 24), pictures(spec, 48, seed=5)
     simulated = Simulated(network, lambda: [stacked(known)])
     told, plain = predict(simulated, [stacked(unseen)]), logits(network, unseen)

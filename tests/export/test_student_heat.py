@@ -24,7 +24,8 @@ from export.quantise import QuantisedModel, Steps, quantise_onnx
 from export.to_keras import keras_twin
 from export.to_onnx import student_onnx
 from export.to_tflite import OPERATORS, operators, student_tflite
-from training.student import Block, Stem, Student, StudentSpec, spec
+from training.student import Student
+from training.student_spec import Block, Stem, StudentSpec, spec
 
 RGB = spec("S10", InputContract(45, 64, 3))
 GREY = replace(residual_spec("average"), channels=1)

@@ -21,7 +21,8 @@ from diagline.errors import ExportError
 from diagline.preprocess import InputContract
 from export.quantise import QuantisedModel, quantise_onnx
 from export.to_onnx import student_onnx, teacher_onnx
-from training.student import POOLS, Student, StudentSpec, fold, spec
+from training.student import Student, fold
+from training.student_spec import POOLS, StudentSpec, spec
 
 SMALL = spec("S10", InputContract(48, 64, 3))
 

@@ -15,7 +15,8 @@ from export import to_tflite
 from export.quantise import QuantisedModel
 from export.to_keras import keras_twin
 from export.to_tflite import OPERATORS, operators, student_tflite
-from training.student import POOLS, Student, fold, spec
+from training.student import Student, fold
+from training.student_spec import POOLS, spec
 
 SMALL = spec("S10", InputContract(48, 64, 3))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from small_students import lively
 
-from training.student import Student, StudentSpec, fold
+from training.student import Student, fold
+from training.student_spec import StudentSpec
 
 
 def badly_scaled(spec: StudentSpec, octaves: float = 6.0, seed: int = 0) -> Student:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from diagline.preprocess import InputContract
-from training.student import Block, Stem, Student, StudentSpec, spec
+from training.student import Student
+from training.student_spec import Block, Stem, StudentSpec, spec
 
 
 def random_spec(seed: int) -> StudentSpec:

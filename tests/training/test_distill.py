@@ -15,7 +15,7 @@ import torch
 from diagline.config import Config
 from diagline.errors import TrainingError
 from diagline.samples import SampleSet
-from training import distill, evaluate, hints, loop, student, teacher
+from training import distill, evaluate, hints, loop, student, student_spec, teacher
 from training.data import Batch, Pictures
 
 Paint = Callable[..., SampleSet]
@@ -77,7 +77,7 @@ def test_hints_teach_the_student_the_teachers_map_and_are_gone_after_it(
     teacher.save(teacher.Teacher(), teacher_pt, {})  # random, but its maps follow the picture
     train, val = [paint(12, 8)], paint(3, 0, "val")
     pictures = Pictures(train, config.input, "both", config.seed)
-    network = student.Student(student.spec("S10", config.input))
+    network = student.Student(student_spec.spec("S10", config.input))
     asked = distill.ask(
         teacher.load(teacher_pt), pictures, "fp32", distill.Question(hints.map_size(network)), config.seed
     )
@@ -93,7 +93,7 @@ def test_hints_teach_the_student_the_teachers_map_and_are_gone_after_it(
 def test_what_the_teacher_says_of_the_places_has_its_logit_as_mean(paint: Paint, config: Config) -> None:
     torch.manual_seed(4)
     network, pictures = teacher.Teacher().eval(), Pictures([paint(3, 2)], config.input, "both", 0)
-    size = student.spec("S10", config.input).map_size
+    size = student_spec.spec("S10", config.input).map_size
     asked = distill.ask(network, pictures, "fp32", distill.Question(places=size))
     assert asked.maps is None and asked.places is not None and asked.places.shape == (4, 5, *size)
     np.testing.assert_allclose(asked.places.astype(np.float32).mean((2, 3)), asked.logits, atol=5e-3)

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from diagline.config import Config
 from diagline.preprocess import InputContract
 from diagline.samples import SampleSet
-from training import distill, student
+from training import distill, student, student_spec
 from training.data import Pictures
 from training.equalise import MOST, Calibration, equalise
 from training.quantised import Simulated, calibration_batches
 
-SPEC = student.spec("S10", InputContract(48, 48, 1))
+SPEC = student_spec.spec("S10", InputContract(48, 48, 1))
 
 
-def batches(spec: student.StudentSpec, count: int = 8) -> Calibration:
+def batches(spec: student_spec.StudentSpec, count: int = 8) -> Calibration:
     made = np.ascontiguousarray(np.stack(pictures(spec, count)).transpose(0, 3, 1, 2))
     return lambda: [made[:5], made[5:]]
 

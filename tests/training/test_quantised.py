@@ -17,14 +17,14 @@ from small_students import lively, pictures, random_spec
 from diagline.errors import TrainingError
 from diagline.preprocess import InputContract
 from diagline.samples import SampleSet
-from training import evaluate, loop, quantised, student
+from training import evaluate, loop, quantised, student, student_spec
 from training.data import Batch, Pictures
 from training.equalise import Calibration
 from training.quantised import Simulated, calibration_batches, calibration_indices, fine_tune
 
 Paint = Callable[..., SampleSet]
 CONTRACT = InputContract(48, 48, 1)
-SPEC = student.spec("S10", CONTRACT)
+SPEC = student_spec.spec("S10", CONTRACT)
 SETTINGS = loop.Settings(epochs=3, batch_size=4, learning_rate=1e-3, balance=True, schedule="cosine", jitter=0.1)
 STEPS = 4  # an epoch of 16 pictures
 
@@ -39,7 +39,7 @@ def val(paint: Paint) -> Pictures:
     return Pictures([paint(7, 5, "val")], CONTRACT, "none", 5)
 
 
-def batches(spec: student.StudentSpec, count: int, seed: int = 0) -> Calibration:
+def batches(spec: student_spec.StudentSpec, count: int, seed: int = 0) -> Calibration:
     made = np.ascontiguousarray(np.stack(pictures(spec, count, seed)).transpose(0, 3, 1, 2))
     return lambda: [made[:5], made[5:]]
 

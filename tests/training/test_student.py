@@ -17,18 +17,8 @@ from torch.nn import functional
 
 from diagline.errors import TrainingError
 from diagline.preprocess import InputContract
-from training.student import (
-    LEAST_SIDE,
-    Block,
-    Stem,
-    Student,
-    StudentSpec,
-    fold,
-    load,
-    same_padding,
-    save,
-    spec,
-)
+from training.student import Student, fold, load, save
+from training.student_spec import LEAST_SIDE, Block, Stem, StudentSpec, same_padding, spec
 
 SIZES = ("S10", "S30", "S100")
 TINY = StudentSpec(9, 7, 3, Stem(3, 2, 8), (Block(1, 8, True), Block(2, 16)))
