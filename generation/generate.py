@@ -29,10 +29,10 @@ from diagline.samples import DEFECT, Sample, SampleSet
 from generation import quality
 from generation.painting import Job, Painted, Painter
 from generation.plan import Draws, Entry
-from generation.processes import Processes
 from generation.quality import Calibration, Features
 from generation.quality.duplicates import Signature
 from generation.repaint import provenance
+from generation.worker import Worker
 
 FORMAT = "diagline-plan-1"
 PLAN, CALIBRATION, RESULT, CANDIDATES, REJECTED = (
@@ -58,25 +58,25 @@ def generate(draws: Draws, painter: Painter, features: Features, target: Path, r
         GenerationError: the model cannot paint it.
         OutputError: the folder cannot be written to, or holds an unfinished run with other settings.
     """
-    processes = Processes.here()
+    worker = Worker.here()
     for prompt in draws.settings.prompts:
         painter.check_words(prompt, draws.settings.negative_prompt)
     plan = _plan(draws, painter)
     if _same_plan(target / PLAN, plan) and (target / samples.RECORDS).is_file():
         return samples.load(target)
     work = target.with_name(target.name + ".part")
-    if processes.is_main:
+    if worker.is_main:
         _open(work, plan, restart)
         if not (work / CALIBRATION).is_file():
             files.write_json(work / CALIBRATION, _calibrate(draws, features).plain())
-    processes.wait()
+    worker.wait()
     run = _Run(
-        draws, painter, features, Calibration.from_plain(json.loads((work / CALIBRATION).read_bytes())), work, processes
+        draws, painter, features, Calibration.from_plain(json.loads((work / CALIBRATION).read_bytes())), work, worker
     )
     kept, rejected = run.rounds(plan["entries"])
-    if processes.is_main:
+    if worker.is_main:
         _finish(target, run, plan, kept, rejected)
-    processes.wait()
+    worker.wait()
     return samples.load(target)
 
 
@@ -101,7 +101,7 @@ class _Run:
     features: Features
     calibration: Calibration
     work: Path
-    processes: Processes
+    worker: Worker
 
     def rounds(self, first: Sequence[Entry]) -> tuple[list[_Candidate], list[tuple[_Candidate, str]]]:
         """Paint every slot, then those that were rejected again, until all pass or the budget ends.
@@ -120,7 +120,7 @@ class _Run:
         attempt, entries = 0, list(first)
         while entries:
             self._paint(entries, "Painting defects" if attempt == 0 else f"Painting again ({attempt})")
-            self.processes.wait()
+            self.worker.wait()
             for entry in entries:
                 candidate = self._read(entry)
                 reason = _judge(candidate, seen) if gate.gate else None
@@ -138,7 +138,7 @@ class _Run:
         """Paint this process's batches of which a candidate is missing."""
         size = self.painter.batch_size
         batches = [entries[start : start + size] for start in range(0, len(entries), size)]
-        mine = [batch for batch in self.processes.share(batches) if not all(map(self._is_painted, batch))]
+        mine = [batch for batch in self.worker.share(batches) if not all(map(self._is_painted, batch))]
         for batch in console.track(mine, what):
             jobs = [self.draws.load(entry) for entry in batch]
             try:

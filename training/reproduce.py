@@ -35,8 +35,8 @@ from diagline.samples import DEFECT, GOOD, SampleSet
 from generation import generate, painters
 from generation.painting import Painter
 from generation.plan import Draws
-from generation.processes import Processes
 from generation.quality import Features
+from generation.worker import Worker
 from training import paper_tables, trials
 from training.paper_tables import Row, Tables
 from training.trials import Result, Trial
@@ -104,9 +104,9 @@ def run(config: Config, real: SampleSet, is_ksdd2: bool, grid: Grid, features: F
             f"{real.root}: the test split holds {len(test.labelled(GOOD))} good and {len(test.labelled(DEFECT))} "
             f"defective pictures; expected both to measure on; check data.root and data.layout"
         )
-    processes = Processes.here()
+    worker = Worker.here()
     seeds = tuple(config.seed + place for place in range(grid.seeds))
-    shop = _Shop(config, real, features, processes)
+    shop = _Shop(config, real, features, worker)
     wanted: list[tuple[Row, int, Trial | str]] = []
     rows = grid.rows()
     for row in sorted(rows, key=lambda row: (row.method, _tuned(row))):  # a model is loaded once
@@ -116,7 +116,7 @@ def run(config: Config, real: SampleSet, is_ksdd2: bool, grid: Grid, features: F
             wanted.append((row, seed, made))
     shop.close()
     queue = [made for _, _, made in sorted(wanted, key=lambda one: one[1]) if isinstance(made, Trial)]
-    results, failed = trials.run(queue, config.output / "trials", processes, keep_going=True)
+    results, failed = trials.run(queue, config.output / "trials", worker, keep_going=True)
     done = [_filled(config, row, [one for one in wanted if one[0] is row], results, failed) for row in rows]
     if any(trial.config.teacher.labels != config.teacher.labels for trial in queue):
         notes += ("In&Out's whole pictures have no mask: its trials take labels from the records.",)
@@ -126,8 +126,8 @@ def run(config: Config, real: SampleSet, is_ksdd2: bool, grid: Grid, features: F
 class _Shop:
     """The painted sets of a grid, each made when it is first asked for."""
 
-    def __init__(self, config: Config, real: SampleSet, features: Features, processes: Processes) -> None:
-        self._config, self._real, self._features, self._processes = config, real, features, processes
+    def __init__(self, config: Config, real: SampleSet, features: Features, worker: Worker) -> None:
+        self._config, self._real, self._features, self._worker = config, real, features, worker
         self._good, self._bad = real.labelled(GOOD), real.labelled(DEFECT)
         self._hash = real.where(lambda sample: sample.split != "test").hash()
         self._painter: tuple[tuple[str, bool], Painter] | None = None
@@ -152,13 +152,13 @@ class _Shop:
                 draws, painter = self._prepared(settings, seed, (method, tuned))
             except CANNOT as error:
                 return _line(error)
-            if self._processes.is_main:
+            if self._worker.is_main:
                 files.write_json(marker, asked)
             console.print(f"painting {target.name}", style="bold", soft_wrap=True)
             try:
                 generate.generate(draws, painter, self._features, target)
             except CANNOT as error:
-                if self._processes.count > 1:  # the others wait for this one
+                if self._worker.count > 1:  # the others wait for this one
                     raise
                 return _line(error)
         made = samples.load(target)

@@ -27,7 +27,7 @@ from diagline.config import Config
 from diagline.console import console
 from diagline.errors import TrainingError
 from diagline.samples import SampleSet
-from generation.processes import Processes
+from generation.worker import Worker
 from training import checkpoint, evaluate, teach, teacher
 
 FORMAT = "diagline-trial-1"
@@ -72,14 +72,14 @@ class Result:
 
 
 def run(
-    trials: Sequence[Trial], folder: Path, processes: Processes, keep_going: bool = False
+    trials: Sequence[Trial], folder: Path, worker: Worker, keep_going: bool = False
 ) -> tuple[dict[str, Result], dict[str, str]]:
     """Run what is not finished yet; every process returns, the first one with everything.
 
     Args:
         trials: in the order in which they run; every process is given the same.
         folder: holds NAME.json of each finished trial, and work/NAME of each unfinished one.
-        processes: which share this process takes. It leaves the others for good: nothing after
+        worker: which share this process takes. It leaves the others for good: nothing after
             this call may wait for them.
         keep_going: a trial that cannot train does not stop the others.
 
@@ -96,12 +96,12 @@ def run(
         raise ValueError("two trials of one name")
     identities = _identities(trials)
     results = {trial.name: _read(folder, trial.name, identities[trial.name]) for trial in trials}
-    if processes.is_main:
+    if worker.is_main:
         for path in folder.glob("*.failed"):
             path.unlink()
-    _part(processes)
-    for trial in processes.share([trial for trial in trials if results[trial.name] is None]):
-        _say(trial, trials, results, folder, processes)
+    _part(worker)
+    for trial in worker.share([trial for trial in trials if results[trial.name] is None]):
+        _say(trial, trials, results, folder, worker)
         try:
             results[trial.name] = _run_one(trial, folder, identities[trial.name])
         except TrainingError as error:
@@ -109,7 +109,7 @@ def run(
                 raise
             console.print(f"{trial.name}: cannot be trained: {error}", style="yellow", soft_wrap=True)
             files.write_text(folder / f"{trial.name}.failed", str(error))
-    if processes.is_main:
+    if worker.is_main:
         _wait(trials, folder)
         results = {trial.name: _read(folder, trial.name, identities[trial.name]) for trial in trials}
     found = {name: result for name, result in results.items() if result is not None}
@@ -186,15 +186,15 @@ def _identities(trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _part(processes: Processes) -> None:
+def _part(worker: Worker) -> None:
     """End what joins this process to the others, so that each trains its own network on its own GPU."""
-    processes.wait()
-    if processes.count == 1:
+    worker.wait()
+    if worker.count == 1:
         return
     from accelerate.state import AcceleratorState
 
     if torch.cuda.is_available():
-        torch.cuda.set_device(processes.state.local_process_index % torch.cuda.device_count())
+        torch.cuda.set_device(worker.state.local_process_index % torch.cuda.device_count())
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -211,11 +211,11 @@ def _wait(trials: Sequence[Trial], folder: Path) -> None:
 
 
 def _say(
-    trial: Trial, trials: Sequence[Trial], known: Mapping[str, Result | None], folder: Path, processes: Processes
+    trial: Trial, trials: Sequence[Trial], known: Mapping[str, Result | None], folder: Path, worker: Worker
 ) -> None:
     ended = [one for one in trials if (folder / f"{one.name}.json").is_file()]
     seconds = [result.seconds for result in known.values() if result is not None]
-    left_s = sum(seconds) / len(seconds) * (len(trials) - len(ended)) / processes.count if seconds else None
+    left_s = sum(seconds) / len(seconds) * (len(trials) - len(ended)) / worker.count if seconds else None
     estimate = "" if left_s is None else f"; about {duration(left_s)} left"
     console.print(f"trial {len(ended) + 1} of {len(trials)}: {trial.name}{estimate}", style="bold", soft_wrap=True)
 

@@ -33,7 +33,7 @@ from diagline.config import Config
 from diagline.config_checks import one_of, within
 from diagline.errors import DatasetError
 from diagline.samples import DEFECT, GOOD, Sample, SampleSet
-from generation.processes import Processes
+from generation.worker import Worker
 from training import intervals, trials
 from training.trials import Result, Trial
 
@@ -140,7 +140,7 @@ def judge(
         if has_defects:
             queue.append(_trial(config, f"real-seed{seed}", (mine,), seed, held))
     folder = config.output / "value" / by
-    results, _ = trials.run(queue, folder / "trials", Processes.here())
+    results, _ = trials.run(queue, folder / "trials", Worker.here())
     if len(results) < len(queue):  # not the first process: the others' trials are its business
         return Value(by, overkill, chosen, 0, 0, (), ())
     full = [results[f"{names[ALL]}-seed{seed}"] for seed in chosen]

@@ -22,9 +22,9 @@ from generation.generate import generate
 from generation.memseg import MemSegPainter, MemSegSettings
 from generation.painting import Job, Painted
 from generation.plan import Draws
-from generation.processes import Processes
 from generation.quality import pyramid_features
 from generation.repaint import repaint
+from generation.worker import Worker
 
 OPEN = QualityConfig(gate=False)
 SETTINGS = GenerateConfig(count=12, quality=OPEN)
@@ -201,7 +201,7 @@ def test_any_number_of_processes_ends_with_the_same_set(
 ) -> None:
     whole = make(normals, tmp_path / "alone", STRICT, painter=Counting())
     local = threading.local()
-    monkeypatch.setattr(room.Processes, "here", classmethod(lambda cls: local.processes))
+    monkeypatch.setattr(room.Worker, "here", classmethod(lambda cls: local.worker))
 
     class Meeting:
         def __init__(self, count: int) -> None:
@@ -215,7 +215,7 @@ def test_any_number_of_processes_ends_with_the_same_set(
         found: list[Any] = [None] * count
 
         def one(index: int, meeting: Any, painters: Any, found: Any, count: int = count) -> None:
-            local.processes = Processes(index, count, meeting)
+            local.worker = Worker(index, count, meeting)
             found[index] = make(normals, tmp_path / f"by{count}", STRICT, painter=painters[index]).hash()
 
         threads = [threading.Thread(target=one, args=(index, meeting, painters, found)) for index in range(count)]

@@ -162,7 +162,7 @@ def test_pictures_without_a_mask_are_labelled_by_their_record(line: Config, real
 
 def test_real_masks_are_diags_and_a_tuned_model_is_asked_by_its_own_words(line: Config, real: SampleSet) -> None:
     generate = GenerateConfig(masks="real", prompts=("white marks",), in_and_out=InAndOutConfig(lora="none"))
-    shop = reproduce._Shop(replace(line, generate=generate), real, pyramid_features, reproduce.Processes())
+    shop = reproduce._Shop(replace(line, generate=generate), real, pyramid_features, reproduce.Worker())
     assert shop._settings("diag", 5, False).mask_source == "real"
     assert shop._settings("memseg", 5, False).mask_source == "perlin"
     zero, full = (shop._settings("in_and_out", 5, tuned) for tuned in (False, True))

@@ -14,12 +14,12 @@ from killed import Killed, killed_at
 from diagline.config import Config, TeacherConfig
 from diagline.errors import TrainingError
 from diagline.samples import SampleSet
-from generation.processes import Processes
+from generation.worker import Worker
 from training import settings, trials
 from training.trials import Trial
 
 Paint = Callable[..., SampleSet]
-ALONE = Processes()
+ALONE = Worker()
 
 
 @pytest.fixture
@@ -84,11 +84,11 @@ def test_a_trial_that_cannot_train_stops_the_others_only_where_asked(
 def test_processes_share_the_trials_and_the_first_gathers_them(
     two: list[Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trials, "_part", lambda processes: processes.wait())  # there is no group to leave
+    monkeypatch.setattr(trials, "_part", lambda worker: worker.wait())  # there is no group to leave
     short = [replace(one, config=replace(one.config, teacher=TeacherConfig(epochs=1, batch_size=8))) for one in two]
-    second, _ = trials.run(short, tmp_path, Processes(1, 2))
+    second, _ = trials.run(short, tmp_path, Worker(1, 2))
     assert list(second) == ["seed2"]
-    first, _ = trials.run(short, tmp_path, Processes(0, 2))
+    first, _ = trials.run(short, tmp_path, Worker(0, 2))
     assert list(first) == ["seed1", "seed2"]
 
 

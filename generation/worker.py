@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
-class Processes:
+class Worker:
     """This process among its equals.
 
     Attributes:
@@ -28,7 +28,7 @@ class Processes:
     state: Any = None
 
     @classmethod
-    def here(cls) -> Processes:
+    def here(cls) -> Worker:
         """Alone, or what `accelerate launch` made this process."""
         if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
             return cls()
