@@ -26,13 +26,15 @@ from training.settings import Loss
 LAYERS = (512, 1024)
 """Channels of layer2 and layer3."""
 HIDDEN = 512
+MOST = 8192
+"""Places that are noised and judged in one step of training; of more, these many are drawn."""
 
 
 class Patches(nn.Module):
     """Maps of layer2 (N, 512, h, w) and layer3 (N, 1024, h/2, w/2) to logits (N,).
 
     Attributes:
-        said: after a pass in train mode, (N, h, w) logits of the places and (N, h, w) of their noised twins.
+        said: after a pass in train mode, the logits of some places, (n,), and of their noised twins, (n,).
     """
 
     mean: torch.Tensor
@@ -79,21 +81,26 @@ class Patches(nn.Module):
         """
         places = (_join(layer2, layer3) - self.mean) / self.spread
         if self.training:
-            # seeded from torch's generator for the CPU, whose state the checkpoint holds
-            drawn = torch.Generator(places.device).manual_seed(int(torch.randint(2**62, ())))
-            noise = torch.randn(places.shape, generator=drawn, device=places.device)
-            self.said = self.judge(torch.cat([places, places + self.noise * noise]))[:, 0].chunk(2)
-            logits = self.said[0]
-        else:
-            logits = self.judge(places)[:, 0]
-        logits = logits.flatten(1).float()
+            self._tell_apart(places.transpose(0, 1).flatten(1))
+            return places.new_zeros(len(places))  # what is learned from is `said`
+        logits: torch.Tensor = self.judge(places)[:, 0].flatten(1).float()
         if self.worst:
             return logits.topk(math.ceil(self.worst * logits.shape[1]), 1).values.mean(1)
         return logits.logsumexp(1) - math.log(logits.shape[1]) / 2
 
+    def _tell_apart(self, places: torch.Tensor) -> None:
+        """Judge some of the `places` (features, n) and their noised twins."""
+        # seeded from torch's generator for the CPU, whose state the checkpoint holds
+        drawn = torch.Generator(places.device).manual_seed(int(torch.randint(2**62, ())))
+        if places.shape[1] > MOST:
+            places = places[:, torch.randperm(places.shape[1], generator=drawn, device=places.device)[:MOST]]
+        noise = torch.randn(places.shape, generator=drawn, device=places.device)
+        both = torch.cat([places, places + self.noise * noise], 1)
+        self.said = self.judge(both[None, :, :, None]).flatten().chunk(2)  # type: ignore[assignment]
+
 
 def loss_of(patches: Patches) -> Loss:
-    """Binary cross-entropy of every place (good) and of its noised twin (not good)."""
+    """Binary cross-entropy of places (good) and of their noised twins (not good)."""
 
     def loss(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         good, noised = (said.float() for said in patches.said)

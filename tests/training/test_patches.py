@@ -67,6 +67,17 @@ def test_the_worst_places_judge_alone_where_that_is_asked_and_the_file_remembers
     assert again is not None and again.worst == 0.1
 
 
+@pytest.mark.parametrize(("most", "judged"), [(128, 128), (127, 127), (20, 20), (1000, 128)])
+def test_a_step_judges_no_more_places_than_it_may(monkeypatch: pytest.MonkeyPatch, most: int, judged: int) -> None:
+    monkeypatch.setattr(patches, "MOST", most)
+    head = patches.Patches(noise=1e-9).train()
+    maps = torch.randn(2, 512, 8, 8), torch.randn(2, 1024, 4, 4)
+    head(*maps)
+    assert [len(said) for said in head.said] == [judged, judged]
+    torch.testing.assert_close(*head.said)
+    assert len(torch.unique(head.said[0].detach().round(decimals=5))) > 0.9 * judged  # no place twice
+
+
 def test_defective_training_pictures_change_nothing(paint: Paint, asked: Config, tmp_path: Path) -> None:
     short = replace(asked, teacher=replace(asked.teacher, epochs=1))
     good, other = paint(6, 2), paint(0, 5, seed=3)
