@@ -25,7 +25,7 @@ from export.to_tflite import student_tflite
 from training import loop, student, student_spec
 from training.data import Batch, Pictures
 from training.evaluate import predict
-from training.quantised import Simulated, calibration_indices, fine_tune
+from training.quantised import Simulated, calibration_batches, calibration_indices, fine_tune
 
 CONTRACT = InputContract(48, 64, 3)
 SPEC = student_spec.spec("S10", CONTRACT)
@@ -138,8 +138,9 @@ def test_fine_tuning_brings_the_packed_files_nearer_to_the_float_network(line: L
 
     settings = loop.Settings(epochs=12, batch_size=8, learning_rate=3e-5, balance=True, schedule="cosine")
     chosen = calibration_indices(train.labels, line.config.export.calibration_images, line.config.seed)
+    shown = calibration_batches(train, chosen)
     torch.manual_seed(0)
-    tuned, done = fine_tune(line.network, train, val, settings, line.root / "tuning", {}, as_said, chosen)
+    tuned, done = fine_tune(line.network, train, val, settings, line.root / "tuning", {}, as_said, shown)
     assert done.epoch > 0, done.epoch_rule
     before, after = line.export(line.network, "before"), line.export(tuned, "after")
     for name in INT8:
