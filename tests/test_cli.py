@@ -159,7 +159,11 @@ def test_a_finished_run_returns_at_once_and_its_record_stands(line: Line, diagli
 def test_ctrl_c_leaves_whole_epochs_and_says_that_the_run_goes_on(line: Line, tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from diagline.cli import main; main()", "train", str(line.config)]
     options = ["--set", f'output="{tmp_path}"', "--set", "generate.count=0", "--set", "teacher.epochs=500"]
-    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True) as process:
+
+    def hear() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
+
+    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, preexec_fn=hear) as process:
         while not (tmp_path / "teacher" / "history.json").exists() and process.poll() is None:
             os.sched_yield()
         process.send_signal(signal.SIGINT)
