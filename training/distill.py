@@ -76,7 +76,7 @@ def distill(
     done = loop.fit(trained, pictures, validation, _settings(wanted), target, identity, loss)
     chosen = quantised.calibration_indices(pictures.labels, config.export.calibration_images, config.seed)
     calibration = quantised.calibration_batches(pictures, chosen)
-    network = equalise(student.fold(network.cpu()), calibration)
+    network = equalise(student.fold(network), calibration)
     facts: dict[str, Any] = {}
     if wanted.quantised_epochs:
         settings = replace(
