@@ -16,7 +16,7 @@ help:
 install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[workstation,firmware,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[workstation,firmware,openvino,dev]'
 	@touch $@
 
 demo: $(STAMP)
