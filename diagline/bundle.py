@@ -108,6 +108,7 @@ class Manifest:
         flips: per format the verdicts that differ from the torch network on that split; in a certified
             bundle from the first certified format, each at its certified threshold.
         certificate: None until one is issued (`export/issue.py`; its keys: docs/certificate.md).
+        parity: what the parity ladder said at export (`export/ladder.py`); None in bundles of schema version 1.
         provenance: resolved config, seed, versions, git revision.
     """
 
@@ -120,6 +121,7 @@ class Manifest:
     metrics_split: dict[str, Any]
     flips: dict[str, int]
     provenance: dict[str, Any]
+    parity: dict[str, Any] | None = None
     certificate: dict[str, Any] | None = None
 
 

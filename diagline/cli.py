@@ -368,13 +368,13 @@ def _threads(text: str) -> tuple[int, ...]:
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run the command; a DiaglineError becomes one line on stderr and exit code 2."""
+    """Run the command; a DiaglineError becomes one line on stderr and its exit code."""
     try:
         return app(arguments)
     except DiaglineError as error:
         console.quiet = False
         console.print(f"error: {' '.join(str(error).split())}", style="red", soft_wrap=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             console.print("stopped; finished outputs are whole, and the same command goes on from them")

@@ -14,14 +14,43 @@ import typer
 
 from diagline.cli_options import ConfigFile, Json, Set, SkipBad, Tiny, load, say_next
 from diagline.console import SPEAKS, console
-from diagline.errors import ConfigError, GenerationError
+from diagline.errors import ConfigError, GenerationError, ParityError
 
 
 def add_to(app: typer.Typer) -> None:
     """Make every command of this file one of `app`."""
-    commands: tuple[Callable[..., None], ...] = (certify, reproduce, value)
+    commands: tuple[Callable[..., None], ...] = (parity, certify, reproduce, value)
     for command in commands:
         app.command()(command)
+
+
+def parity(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A data folder; its test split is shown, if it has one")],
+    layout: Annotated[str, typer.Option(help="How the folder is laid out; auto looks")] = "auto",
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="The torch network; by default where the export found it, if it is still there")
+    ] = None,
+    flips: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Share of verdicts that may differ; as at the export")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Where the report is written (runs/parity-NAME)")] = None,
+    skip_bad: SkipBad = False,
+    as_json: Json = False,
+) -> None:
+    """Show pictures to every form, torch to TFLite Micro, and say where verdicts flip; exit code 3 if too many do."""
+    from diagline import verbs_proof
+
+    found = verbs_proof.parity(bundle, data, layout, checkpoint, flips, output, skip_bad)
+    if as_json:
+        print(json.dumps(found.ladder.details(found.allowed)))
+    from export import ladder_page
+
+    console.print(ladder_page.terminal(f"{found.model}, {found.ladder.pictures} pictures of {data}", found.ladder))
+    for line in (ladder_page.exact_text(found.ladder), f"page: {found.page}"):
+        console.print(line, soft_wrap=True)
+    if refusals := found.ladder.refusals(found.allowed):
+        raise ParityError(f"{bundle}: its forms disagree: {'; '.join(refusals)}; the report: {found.page}")
 
 
 def certify(

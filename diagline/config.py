@@ -59,14 +59,17 @@ class ExportConfig:
     Attributes:
         calibration_images: training pictures the int8 ranges are measured on.
         golden_images: raw pictures packed with their expected logits.
+        flips: share of the test pictures whose verdict may differ between torch and any exported form.
     """
 
     calibration_images: int = 200
     golden_images: int = 32
+    flips: float = 0.005
 
     def __post_init__(self) -> None:
         within("export.calibration_images", self.calibration_images, 1, 100_000)
         within("export.golden_images", self.golden_images, 2, 1000)
+        within("export.flips", self.flips, 0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@
     ├── GenerationError     a model that is missing or cannot paint what was asked (memory, prompt, mask)
     ├── TrainingError       a run that cannot start or cannot go on (no positives, NaN loss, wrong checkpoint)
     ├── CertificateError    real parts that do not show the escape or overkill that was asked
-    ├── ExportError         a network that cannot be converted, or whose formats disagree
+    ├── ExportError         a network that cannot be converted
+    │   └── ParityError     one whose forms disagree
     ├── BundleError         a bundle that is missing, changed, truncated or of an unknown schema
     ├── CameraError         a camera, film, folder or address that does not open or stopped
     ├── OutputError         a place that cannot be written to
@@ -14,7 +15,7 @@
     └── MissingExtraError   a library that an extra brings is not installed
 
 Every message names the value, what was expected, and the next step. Inner code raises; only
-`diagline/cli.py` prints them (one line) and chooses the exit code (2). A programming error is
+`diagline/cli.py` prints them (one line); the exit code is 2, a ParityError's 3. A programming error is
 not wrapped: it keeps its traceback.
 """
 
@@ -26,6 +27,8 @@ from types import ModuleType
 
 class DiaglineError(Exception):
     """Root of every error a user can cause and mend."""
+
+    exit_code = 2
 
 
 class ConfigError(DiaglineError):
@@ -49,7 +52,13 @@ class CertificateError(DiaglineError):
 
 
 class ExportError(DiaglineError):
-    """A network that cannot be converted, or whose formats disagree."""
+    """A network that cannot be converted."""
+
+
+class ParityError(ExportError):
+    """A network whose forms disagree."""
+
+    exit_code = 3
 
 
 class BundleError(DiaglineError):

@@ -17,13 +17,14 @@ from diagline import bundle as bundles
 from diagline import config as configs
 from diagline import files, layouts, pages, record, samples, verbs
 from diagline.bundle import Bundle
-from diagline.config import Config
+from diagline.config import Config, ExportConfig
 from diagline.config_generate import METHODS
-from diagline.console import SPEAKS
+from diagline.console import SPEAKS, console
 from diagline.errors import CertificateError, require
 from diagline.samples import GOOD
 
 if TYPE_CHECKING:
+    from export.ladder import Ladder
     from training.paper_tables import Tables
     from training.value import Value
 
@@ -135,6 +136,53 @@ def reproduce(
         paper_tables.write(config.output / "tables.html", found, config.name)
         record.write(config.output, config, real.hash(), seconds=round(time.monotonic() - started, 1))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Climbed:
+    """A bundle's parity ladder on some pictures.
+
+    Attributes:
+        model: `Bundle.model`.
+        allowed: share of verdicts that may flip in a form.
+        page: the report.
+    """
+
+    model: str
+    ladder: Ladder
+    allowed: float
+    page: Path
+
+
+def parity(
+    root: Path, data: Path, layout: str, checkpoint: Path | None, flips: float | None, output: Path | None,
+    skip_bad: bool,
+) -> Climbed:  # fmt: skip
+    """Show a folder's pictures to every form of a bundle; writes parity.html and parity.json.
+
+    Without `checkpoint` the torch network is taken from where the export found it, if that is still
+    the same file; otherwise ONNX fp32 is the top of the ladder.
+
+    Raises:
+        BundleError, DatasetError: the bundle or the folder cannot be used.
+        TrainingError, ExportError: not the checkpoint that the bundle was made of.
+    """
+    require("torch", "workstation")
+    from export import climb, ladder_page
+
+    bundle = bundles.read(root)
+    layout = layouts.detect(data) if layout == "auto" else layout
+    pictures = layouts.open_data(data, layout, 0, skip_bad)
+    pictures = pictures.split("test") if len(pictures.split("test")) else pictures
+    network = climb.torch_form(bundle, checkpoint)
+    if network is None:
+        console.print("no torch network at hand: ONNX fp32 is the top; name one with --checkpoint", soft_wrap=True)
+    said, found = climb.climb(bundle, network, pictures)
+    told = bundle.manifest.parity or {}
+    allowed = flips if flips is not None else float(told.get("allowed_flips", ExportConfig().flips))
+    page = (output or Path("runs") / f"parity-{bundle.manifest.name}") / "parity.html"
+    ladder_page.write(page, bundle.model, found, said.shown, allowed)
+    return Climbed(bundle.model, found, allowed, page)
 
 
 def certify(config: Config, skip_bad: bool = False) -> Bundle:

@@ -33,12 +33,14 @@ class GoldenSet:
     """Golden pictures and what plain execution of each format says of them.
 
     Attributes:
+        shown: the pictures they are.
         frames: raw pictures, (h, w, 3) uint8 BGR.
         inputs: the same as the network is fed.
         labels: 0 good, 1 defect.
         outputs: per format (N,) float64 raw outputs.
     """
 
+    shown: tuple[Picture, ...]
     frames: tuple[NDArray[np.uint8], ...]
     inputs: tuple[NDArray[np.uint8], ...]
     labels: tuple[int, ...]
@@ -95,6 +97,7 @@ def choose(
     chosen = select(known.labels, margins(known, formats, threshold), count)
     frames = tuple(home.read_image(sample) for home, sample in (pictures[index] for index in chosen))
     return GoldenSet(
+        tuple(pictures[index] for index in chosen),
         frames,
         tuple(preprocess(frame, contract) for frame in frames),
         tuple(int(known.labels[index]) for index in chosen),
@@ -108,7 +111,7 @@ def margins(known: Parity, formats: Mapping[str, Format], threshold: float) -> N
     Negative where a format's verdict is not torch's.
     """
     sides = np.where(known.logits >= threshold, 1.0, -1.0)
-    worst = np.full(len(known.labels), np.inf)
+    worst = np.full(len(known.logits), np.inf)
     for name, fmt in formats.items():
         # Half a step: at the threshold is a REJECT, the step below it a PASS.
         worst = np.minimum(worst, sides * ((known.outputs[name] - fmt.threshold) / _step(fmt) + 0.5))

@@ -1,8 +1,8 @@
 """From a trained network to its bundle: exported, measured through real engines, and packed.
 
 The flow: convert; run every format on the test split; choose golden vectors; let each engine
-prove itself on them; time those that did; write. Leaves out: the conversions themselves, and
-refusing a bundle whose verdicts flip (flips are recorded).
+prove itself on them; refuse what does not agree; time what does; write. Leaves out: the
+conversions themselves, and what the gate asks (`export/ladder.py`).
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from diagline import bundle, files, record
 from diagline.bundle import FORMATS, Bundle, Format, Golden, HeatOutput, Manifest
 from diagline.config import Config
 from diagline.console import console, track
-from diagline.errors import DatasetError, ExportError
+from diagline.errors import DatasetError, ExportError, ParityError
 from diagline.heat import Grid
 from diagline.preprocess import InputContract, preprocess
 from diagline.samples import DEFECT, GOOD, SampleSet
 from edge_runtime.engines import Engine, open_engine
-from export import golden, parity
+from export import golden, ladder, ladder_page, parity
 from export.golden import GoldenSet
+from export.ladder import Ladder
 from export.parity import Parity, Picture
 from export.quantise import QuantisedModel, Steps, quantise_onnx
 from export.to_onnx import student_onnx, teacher_onnx
@@ -130,11 +131,12 @@ class Trial:
     """What the exported files did.
 
     Attributes:
-        tested: every format on the test split, through its engine.
+        tested: every form on the test split, the formats through their engines.
         vectors: the golden pictures, with plain outputs.
         engines: name of the engine per format.
         proven: per format whose engine gave the golden verdicts, that engine's golden outputs.
         p50_s: median inference time of the same formats.
+        climbed: the parity ladder on the test split and the golden pictures.
     """
 
     tested: Parity
@@ -142,10 +144,12 @@ class Trial:
     engines: dict[str, str]
     proven: dict[str, NDArray[np.float64]]
     p50_s: dict[str, float]
+    climbed: Ladder
 
 
 def _pack(config: Config, exported: Exported, threshold: float, data: ExportData, target: Path) -> Bundle:
     trial = _try(config, exported, threshold, data)
+    _gate(config, exported, trial, target)
     vectors = trial.vectors
     outputs = vectors.outputs | trial.proven  # the plain output stays where an engine is not verified
     packed = [
@@ -166,12 +170,15 @@ def _try(config: Config, exported: Exported, threshold: float, data: ExportData)
             for name, fmt in formats.items()
         }
         fast = {name: engine.infer for name, engine in engines.items()}
+        rungs = ladder.forms(network, contract, formats, exported.models, fast)
         plain = {name: parity.run_plainly(paths[name], name, fmt) for name, fmt in formats.items()}
         shown = [(data.test, sample) for sample in data.test]
-        tested = parity.compare(network, fast, shown, contract, f"{who}: test split in every format")
+        tested = parity.compare(network, rungs.runners, shown, contract, f"{who}: test split in every form")
         pool = golden.candidates(data.val, data.calibration, config.export.golden_images, config.seed)
         known = parity.compare(network, plain, pool, contract, f"{who}: choosing golden pictures")
         vectors = golden.choose(pool, known, formats, threshold, config.export.golden_images, contract)
+        proof = parity.compare(network, rungs.runners, vectors.shown, contract, f"{who}: golden pictures in every form")
+        climbed = ladder.build(rungs, tested, proof)
         said = {name: vectors.verify(name, formats[name], engine) for name, engine in engines.items()}
         proven = {name: outputs for name, outputs in said.items() if outputs is not None}
         p50_s = {name: _p50_s(engines[name], vectors.inputs, f"{who}: timing {name}") for name in proven}
@@ -180,7 +187,24 @@ def _try(config: Config, exported: Exported, threshold: float, data: ExportData)
             f"{exported.checkpoint}: no engine gives its golden verdicts here (tried {', '.join(formats)}); "
             f"expected at least one; install the versions in constraints.txt, or export on another machine"
         )
-    return Trial(tested, vectors, {name: engine.name for name, engine in engines.items()}, proven, p50_s)
+    return Trial(tested, vectors, {name: engine.name for name, engine in engines.items()}, proven, p50_s, climbed)
+
+
+def _gate(config: Config, exported: Exported, trial: Trial, target: Path) -> None:
+    """Leave a report, and refuse a network whose forms disagree.
+
+    Raises:
+        ParityError: names what disagrees and the report.
+    """
+    refusals, allowed = trial.climbed.refusals(config.export.flips), config.export.flips
+    report = config.output / "parity" / f"{exported.kind}.html"
+    ladder_page.write(report, f"{config.name}, {exported.kind}", trial.climbed, trial.tested.shown, allowed)
+    if refusals:
+        raise ParityError(
+            f"{target}: not written, as its forms disagree: {'; '.join(refusals)}; the report: {report}; "
+            f"next: longer int8 fine-tuning (student.quantised_epochs), more export.calibration_images, "
+            f"or export.flips = the share that the line can bear"
+        )
 
 
 def _manifest(config: Config, exported: Exported, trial: Trial, threshold: float, data: ExportData) -> Manifest:
@@ -203,6 +227,7 @@ def _manifest(config: Config, exported: Exported, trial: Trial, threshold: float
         formats=formats,
         fastest=(fastest, trial.engines[fastest]),
         metrics_split={"split": "test", "data_hash": data.test.hash(), **_counts(data.test)},
+        parity=trial.climbed.plain(config.export.flips),
         flips={name: len(tested.flips(name, fmt, threshold)) for name, fmt in formats.items()},
         provenance={**record.provenance(config, _hash(data)), **facts},
     )

@@ -25,11 +25,13 @@ from diagline.preprocess import InputContract, preprocess
 from diagline.samples import Sample, SampleSet
 from diagline.verdict import decide
 from edge_runtime.engines import copy_u8, shift_to_i8
+from export.kernels import Kernels, reference
 from training.evaluate import predict
 
 Runner = Callable[[NDArray[np.uint8]], float]
 """A `(height_px, width_px, channels)` uint8 network input to one raw output."""
 Picture = tuple[SampleSet, Sample]
+"""A sample and the set it is read from."""
 CHUNK = 16  # pictures per turn: engines that take turns at each one disturb each other's threads
 
 
@@ -38,16 +40,24 @@ class Parity:
     """What each form said of each picture.
 
     Attributes:
-        pictures: names of the N pictures.
-        labels: (N,) int64.
-        logits: (N,) float64, torch's.
-        outputs: per format (N,) float64 raw outputs.
+        shown: the N pictures.
+        logits: (N,) float64, torch's; NaN where there was no torch network.
+        outputs: per form (N,) float64 raw outputs.
     """
 
-    pictures: tuple[str, ...]
-    labels: NDArray[np.int64]
+    shown: tuple[Picture, ...]
     logits: NDArray[np.float64]
     outputs: dict[str, NDArray[np.float64]]
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """Names of the N pictures."""
+        return tuple(sample.image for _, sample in self.shown)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) int64."""
+        return np.array([sample.label for _, sample in self.shown], np.int64)
 
     def flips(self, name: str, fmt: Format, threshold: float) -> tuple[str, ...]:
         """Names of the pictures that a format judges otherwise than torch at `threshold` does."""
@@ -86,13 +96,14 @@ def threshold_for(fmt: Format, threshold: float) -> float:
 
 
 def compare(
-    network: nn.Module, runners: Mapping[str, Runner], pictures: Sequence[Picture], contract: InputContract, what: str
-) -> Parity:
+    network: nn.Module | None, runners: Mapping[str, Runner], pictures: Sequence[Picture], contract: InputContract,
+    what: str,
+) -> Parity:  # fmt: skip
     """Show every picture to torch and to every form, some pictures in memory at a time.
 
     Args:
-        network: takes float (N, C, H, W) in 0..1, returns (N,) logits.
-        runners: one per format.
+        network: takes float (N, C, H, W) in 0..1, returns (N,) logits; None where it is not at hand.
+        runners: one per form.
         what: the progress bar's name.
 
     Raises:
@@ -103,13 +114,14 @@ def compare(
     shown = track(pictures, what)
     while chunk := list(itertools.islice(shown, CHUNK)):
         images = [preprocess(home.read_image(sample), contract) for home, sample in chunk]
-        batch = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
-        logits.extend(predict(network, [batch]).tolist())
+        if network is None:
+            logits.extend([math.nan] * len(images))
+        else:
+            logits.extend(predict(network, [np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))]).tolist())
         for name, runner in runners.items():
             outputs[name].extend(runner(image) for image in images)
     return Parity(
-        tuple(sample.image for _, sample in pictures),
-        np.array([sample.label for _, sample in pictures], np.int64),
+        tuple(pictures),
         np.array(logits, np.float64),
         {name: np.array(values, np.float64) for name, values in outputs.items()},
     )
@@ -136,18 +148,16 @@ def run_plainly(path: Path, format_name: str, fmt: Format) -> Runner:
             return float(session.run(None, {source: _fed(image_u8, fmt)})[0].reshape(-1)[0])
 
         return run
-    litert = require("ai_edge_litert.interpreter", "edge")
-    kernels = litert.OpResolverType.BUILTIN_REF
-    interpreter = litert.Interpreter(model_path=str(path), experimental_op_resolver_type=kernels)
-    interpreter.allocate_tensors()
-    first, last = (ends[0]["index"] for ends in (interpreter.get_input_details(), interpreter.get_output_details()))
+    return on_kernels(reference(path.read_bytes()), fmt)
 
-    def run_reference(image_u8: NDArray[np.uint8]) -> float:
-        interpreter.set_tensor(first, _fed(image_u8, fmt))
-        interpreter.invoke()
-        return float(interpreter.get_tensor(last).reshape(-1)[0])
 
-    return run_reference
+def on_kernels(kernels: Kernels, fmt: Format) -> Runner:
+    """The raw logit of a TFLite file on one set of kernels."""
+
+    def run(image_u8: NDArray[np.uint8]) -> float:
+        return float(kernels(_fed(image_u8, fmt))[0].reshape(-1)[0])
+
+    return run
 
 
 def _fed(image_u8: NDArray[np.uint8], fmt: Format) -> NDArray[Any]:

@@ -18,13 +18,11 @@ from export.quantise import PIXEL_SCALE, PIXEL_ZERO_POINT, QuantisedModel, Steps
 from export.to_keras import keras_twin, silenced, tensorflow
 from training.student import Student
 
-OPERATORS = frozenset(
-    {"CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "AVERAGE_POOL_2D", "MAX_POOL_2D", "MEAN", "FULLY_CONNECTED"}
-)
+OPERATORS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "AVERAGE_POOL_2D", "MAX_POOL_2D", "MEAN"})
 
 
 def student_tflite(student: Student, calibration: Iterable[NDArray[np.uint8]], heat: bool = True) -> QuantisedModel:
-    """The student in int8: (1, H, W, C) int8 (uint8 - 128) to (1, 1) int8 logit.
+    """The student in int8: (1, H, W, C) int8 (uint8 - 128) to (1, 1, 1, 1) int8 logit.
 
     Args:
         calibration: `(height_px, width_px, channels)` uint8 network inputs, read once.
@@ -77,9 +75,11 @@ def _logit_first(data: bytes) -> bytes:
     """The file with its outputs in the twin's order, which the converter does not keep."""
     schema = require("ai_edge_litert.schema_py_generated", "edge")
     changed = bytearray(data)
-    graph = schema.Model.GetRootAsModel(changed, 0).Subgraphs(0)
-    places = graph.OutputsAsNumpy()  # a view: what is written to it stands in the file
-    places[:] = sorted(places.tolist(), key=lambda place: graph.Tensors(place).ShapeLength())
+    model = schema.Model.GetRootAsModel(changed, 0)
+    named = model.SignatureDefs(0)
+    outputs = sorted((named.Outputs(i).Name(), named.Outputs(i).TensorIndex()) for i in range(named.OutputsLength()))
+    places = model.Subgraphs(0).OutputsAsNumpy()  # a view: what is written to it stands in the file
+    places[:] = [place for _, place in outputs]  # output_0, output_1
     return bytes(changed)
 
 

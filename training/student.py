@@ -111,8 +111,11 @@ class Student(nn.Module):
 
     def judge(self, last_map: Tensor) -> Tensor:
         """Logits (N,) of the last map (N, features, h, w)."""
-        pooled = last_map.mean((2, 3)) if self.spec.pool == "average" else last_map.amax((2, 3))
-        return cast(Tensor, self.fc(pooled)).flatten()
+        return cast(Tensor, self.fc(self.pool(last_map))).flatten()
+
+    def pool(self, last_map: Tensor) -> Tensor:
+        """The last map (N, features, h, w) as one value a channel, (N, features)."""
+        return last_map.mean((2, 3)) if self.spec.pool == "average" else last_map.amax((2, 3))
 
 
 @torch.no_grad()

@@ -22,13 +22,12 @@ PICTURE = np.zeros((4, 4, 3), np.uint8)
 
 def golden(*outputs: float) -> GoldenSet:
     count = len(outputs)
-    return GoldenSet((PICTURE,) * count, (PICTURE,) * count, (0,) * count, {"tflite_int8": np.array(outputs)})
+    return GoldenSet((), (PICTURE,) * count, (PICTURE,) * count, (0,) * count, {"tflite_int8": np.array(outputs)})
 
 
 def test_margins_are_steps_to_the_nearest_flip_in_the_worst_format() -> None:
     known = Parity(
-        ("a", "b", "c"),
-        np.array([1, 0, 0]),
+        (),
         np.array([2.5, -1.0, 0.4]),  # REJECT, PASS, PASS at 0.5
         {"int8": np.array([25.0, -10.0, 5.0]), "fp32": np.array([2.5, -1.0, 0.499])},
     )

@@ -40,7 +40,7 @@ class Line:
             DataConfig(root),
             CONTRACT,
             student=StudentConfig(size="S10"),
-            export=ExportConfig(calibration_images=16, golden_images=6),
+            export=ExportConfig(calibration_images=16, golden_images=6, flips=0.9),
         )
         network = lively(SPEC)
         self.checkpoint = root / "student.pt"

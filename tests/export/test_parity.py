@@ -77,9 +77,9 @@ def test_a_threshold_that_is_no_number_is_refused(threshold: float) -> None:
 
 def test_flips_and_differences_are_found_in_each_formats_own_numbers() -> None:
     fmt = int8(0.5, 10, threshold=12)  # a logit of 1.0
+    home = SampleSet(Path(), tuple(Sample(name, None, 0, "x", name, "test") for name in "abcd"))
     found = Parity(
-        ("a", "b", "c", "d"),
-        np.array([0, 1, 0, 1]),
+        tuple((home, sample) for sample in home),
         np.array([0.9, 1.1, -3.0, 4.0]),
         {"tflite_int8": np.array([12.0, 11.0, 4.0, 17.0])},
     )

@@ -32,6 +32,7 @@ batch_size = 8
 [export]
 calibration_images = 8
 golden_images = 4
+flips = 1.0
 """
 
 
