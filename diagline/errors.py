@@ -7,7 +7,7 @@
     ├── TrainingError       a run that cannot start or cannot go on (no positives, NaN loss, wrong checkpoint)
     ├── CertificateError    real parts that do not show the escape or overkill that was asked
     ├── ExportError         a network that cannot be converted, or whose formats disagree
-    ├── BundleError         a bundle that is missing, changed, truncated or of an unknown schema
+    ├── BundleError         a bundle that is missing, changed, truncated, of an unknown schema or not trusted; a bad key
     ├── CameraError         a camera, film, folder or address that does not open or stopped
     ├── OutputError         a place that cannot be written to
     ├── FlashError          a device that did not accept a model
@@ -53,7 +53,7 @@ class ExportError(DiaglineError):
 
 
 class BundleError(DiaglineError):
-    """A bundle that is missing, changed, truncated or of an unknown schema."""
+    """A bundle that is missing, changed, truncated, of an unknown schema or not trusted; a key that is none."""
 
 
 class CameraError(DiaglineError):

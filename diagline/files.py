@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,15 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         OutputError: the folder cannot be written to (missing rights, full disk).
     """
+    _write(path, data, 0o666 & ~_umask(), os.replace)
+
+
+def write_secret(path: Path, data: bytes) -> None:
+    """Make `path` in one step, readable by its owner alone; raises as `write_bytes`, also where it is there already."""
+    _write(path, data, 0o600, os.link)
+
+
+def _write(path: Path, data: bytes, mode: int, finish: Callable[[str, Path], None]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -47,14 +56,12 @@ def write_bytes(path: Path, data: bytes) -> None:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(aside, 0o666 & ~_umask())
-        os.replace(aside, path)
+        os.chmod(aside, mode)
+        finish(aside, path)
     except OSError as error:
-        Path(aside).unlink(missing_ok=True)
         raise OutputError(f"cannot write {path}: {error.strerror}; free some space and try again") from error
-    except BaseException:
+    finally:
         Path(aside).unlink(missing_ok=True)
-        raise
 
 
 def write_text(path: Path, text: str) -> None:

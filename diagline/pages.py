@@ -220,7 +220,7 @@ def kinds_table(found: Comparison) -> Table:
 def bundle_table(bundle: Bundle) -> Table:
     """A bundle's formats with their size, AP, flips and engines, for the terminal."""
     manifest = bundle.manifest
-    title = f"{bundle.model}, fastest: {' on '.join(manifest.fastest)}"
+    title = f"{bundle.model}, fastest: {' on '.join(manifest.fastest or ('not measured',))}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     for index, name in enumerate(("format", "size", "AP", "flips", "threshold", "verified on")):
         table.add_column(name, justify="right" if index else "left")
