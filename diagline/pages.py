@@ -231,6 +231,17 @@ def bundle_table(bundle: Bundle) -> Table:
     return table
 
 
+def bundle_parts(bundle: Bundle) -> str:
+    """How large the parts of a bundle are and all of it, in one line."""
+    sizes = {path: path.stat().st_size for path in bundle.root.rglob("*") if path.is_file()}
+    golden = sum(size for path, size in sizes.items() if path.parent != bundle.root)
+    models = sum((bundle.root / fmt.file).stat().st_size for fmt in bundle.manifest.formats.values())
+    total = sum(sizes.values())
+    parts = {"models": models, f"{len(bundle.golden)} golden pictures": golden, "manifest": total - models - golden}
+    said = ", ".join(f"{name} {size_text(size)}" for name, size in parts.items())
+    return f"{said}; together {size_text(total)}"
+
+
 def size_text(size_bytes: int) -> str:
     """A file size for people: kB below 1 MB, MB above."""
     return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.0f} kB"
