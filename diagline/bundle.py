@@ -2,20 +2,23 @@
 
     manifest.json       what follows, and the SHA-256 of every other file
     manifest.sha256     the manifest's own, as sha256sum writes it
+    manifest.sig        in a signed bundle: who signed the manifest (`signing.py`)
     model.fp32.onnx     one file a format; a teacher's bundle holds this one alone
     model.int8.onnx
     model.int8.tflite
     golden/             golden.json and raw pictures: what every machine must answer at start
 
 A reader refuses on any mismatch and says which file and why. It needs neither torch nor
-TensorFlow. Leaves out: the signature (the schema's next version) and running the networks
+TensorFlow. The manifest's schema is `manifest.schema.json`. Leaves out: whether who signed is
+trusted (`signing.check_trusted`, for those who run a bundle) and running the networks
 (`edge_runtime/engines.py`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,15 +27,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diagline import certificate, files, samples
+from diagline import bundle_files, certificate, files, samples, signing
 from diagline.errors import BundleError, ConfigError
 from diagline.heat import Grid
 from diagline.preprocess import InputContract
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE_VERSIONS = (1, SCHEMA_VERSION)
 INT8_MIN, INT8_MAX = -128, 127
 MANIFEST = "manifest.json"
 SEAL = "manifest.sha256"
+SIGNATURE = "manifest.sig"
 GOLDEN = "golden/golden.json"
 FORMATS = {"onnx_fp32": "model.fp32.onnx", "onnx_int8": "model.int8.onnx", "tflite_int8": "model.int8.tflite"}
 
@@ -103,13 +108,14 @@ class Manifest:
         spec: the StudentSpec as plain data; None for a teacher.
         input: what `preprocess` must make of a frame.
         formats: by name (`FORMATS`).
-        fastest: (format, engine) that was fastest of the verified at export.
+        fastest: (format, engine) that was measured fastest of the verified; None until it was measured.
         metrics_split: which samples the metrics rest on: dataset hash, split, counts.
         flips: per format the verdicts that differ from the torch network on that split; in a certified
             bundle from the first certified format, each at its certified threshold.
         certificate: None until one is issued (`export/issue.py`; its keys: docs/certificate.md).
         parity: what the parity ladder said at export (`export/ladder.py`); None in bundles of schema version 1.
         provenance: resolved config, seed, versions, git revision.
+        parity: what the parity ladder found, as plain data; None until it was climbed.
     """
 
     name: str
@@ -117,12 +123,13 @@ class Manifest:
     spec: dict[str, Any] | None
     input: InputContract
     formats: dict[str, Format]
-    fastest: tuple[str, str]
+    fastest: tuple[str, str] | None
     metrics_split: dict[str, Any]
     flips: dict[str, int]
     provenance: dict[str, Any]
     parity: dict[str, Any] | None = None
     certificate: dict[str, Any] | None = None
+    parity: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,17 +149,28 @@ class Golden:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle that was read and whose files matched their hashes."""
+    """A bundle that was read and whose files matched their hashes.
+
+    Attributes:
+        sha256: of the manifest.
+        public_key: whose signature fits it, 32 raw bytes; None: it is not signed.
+    """
 
     root: Path
     manifest: Manifest
     golden: tuple[Golden, ...]
     sha256: str
+    public_key: bytes | None = None
 
     @property
     def model(self) -> str:
         """`name@first 12 hex digits`: what a verdict names."""
         return f"{self.manifest.name}@{self.sha256[:12]}"
+
+    @property
+    def signer(self) -> str | None:
+        """Id of the key that signed it; None: nobody did."""
+        return None if self.public_key is None else signing.key_id(self.public_key)
 
     def path(self, name: str) -> Path:
         """Path of a format's file.
@@ -174,6 +192,7 @@ def write(
     manifest: Manifest,
     models: dict[str, bytes],
     golden: Sequence[tuple[Golden, NDArray[np.uint8]]],
+    key: Path | None = None,
 ) -> Bundle:
     """Write a bundle beside `target`, read it back, and put it in place in one step.
 
@@ -181,10 +200,11 @@ def write(
         target: `NAME.bundle`; one that exists is replaced only by a whole one.
         models: file contents per format name.
         golden: each golden vector with its raw BGR picture.
+        key: the private key that signs it; None leaves it unsigned.
 
     Raises:
         OutputError: the folder cannot be written to.
-        BundleError: what was written does not read back.
+        BundleError: what was written does not read back, or the key cannot be used.
     """
     with files.folder_aside(target) as root:
         for name, data in models.items():
@@ -198,89 +218,105 @@ def write(
             "files": {name: files.sha256_file(root / name) for name in _listing(root)},
         }
         files.write_json(root / MANIFEST, body)
-        files.write_text(root / SEAL, _seal((root / MANIFEST).read_bytes()))
+        data = (root / MANIFEST).read_bytes()
+        files.write_text(root / SEAL, _seal(data))
+        if key is not None:
+            files.write_bytes(root / SIGNATURE, signing.sign(data, key))
         read(root)
     return read(target)
+
+
+def sign(root: Path, key: Path) -> Bundle:
+    """Sign a bundle that is there, in place of the signature it may carry; every other file stays as it is.
+
+    Raises:
+        BundleError: it is not whole, or the key cannot be used.
+        OutputError: its folder cannot be replaced.
+    """
+    read(root)
+    with files.folder_aside(root) as aside:  # a file half written inside would be refused as an added one
+        shutil.copytree(root, aside, dirs_exist_ok=True)
+        files.write_bytes(aside / SIGNATURE, signing.sign((aside / MANIFEST).read_bytes(), key))
+        read(aside)
+    return read(root)
 
 
 def read(root: Path) -> Bundle:
     """Read a bundle and check every file in it.
 
     Raises:
-        BundleError: no bundle there; a file changed, missing, added or not a plain file; an
-            unknown schema version; a manifest that cannot be understood; a certificate of another
-            file, threshold or test split. Names the file.
+        BundleError: no bundle there; a file changed, missing, added or not a plain file; a path
+            that leaves the folder; an unknown schema version; a manifest that cannot be
+            understood; a signature that is not the manifest's; a certificate of another file,
+            threshold or test split. Names the file.
+        MissingExtraError: it is signed and `cryptography` is not installed.
     """
-    path = root / MANIFEST
     try:
-        data = path.read_bytes()
-        body = json.loads(data)
-        version = body.pop("schema_version")
-        hashes = dict(body.pop("files"))
+        return _read(root)
     except OSError as error:
         raise BundleError(
-            f"{path}: {error.strerror}; expected a bundle folder; make one with: diagline export CONFIG"
+            f"{error.filename or root}: {error.strerror}; expected a bundle folder that can be read; "
+            f"make one with: diagline export CONFIG"
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+
+
+def _read(root: Path) -> Bundle:
+    path, present = root / MANIFEST, _listing(root)  # refuses links before any is followed
+    data = path.read_bytes()
+    try:
+        body = bundle_files.read_json(data)
+        version = body.pop("schema_version")
+        hashes = dict(body.pop("files"))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(f"{path}: not a manifest ({error}); export the bundle again") from error
-    if version != SCHEMA_VERSION:
-        raise BundleError(f"{path}: schema version {version!r}; this diagline reads {SCHEMA_VERSION}; export it again")
+    if type(version) is not int or version not in READABLE_VERSIONS:
+        readable = " and ".join(map(str, READABLE_VERSIONS))
+        raise BundleError(f"{path}: schema version {version!r}; this diagline reads {readable}; export it again")
     if not (root / SEAL).is_file() or (root / SEAL).read_bytes() != _seal(data).encode():
         raise BundleError(f"{path}: does not match {SEAL} beside it; one of them is changed; copy the bundle again")
-    _check_files(root, hashes)
+    public_key = signing.verify(root / SIGNATURE, data) if (root / SIGNATURE).exists() else None
+    for name in hashes:
+        bundle_files.check_path(path, name)
+    bundle_files.check_files(root, present, hashes)
     try:
-        manifest = _manifest(body)
-        golden = tuple(Golden(**entry) for entry in json.loads((root / GOLDEN).read_bytes()))
-    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        manifest = _manifest(body, version)
+        golden = tuple(Golden(**entry) for entry in bundle_files.read_json((root / GOLDEN).read_bytes()))
+        named = [entry.file for entry in manifest.formats.values()] + [vector.image for vector in golden]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
         raise BundleError(f"{path}: cannot be understood ({error}); export the bundle again") from error
-    for name in [entry.file for entry in manifest.formats.values()] + [vector.image for vector in golden]:
+    for name in named:
+        bundle_files.check_path(path, name)
         if name not in hashes:
             raise BundleError(f"{path}: names {name}, which has no hash; export the bundle again")
     certificate.verify(path, manifest, hashes)
-    return Bundle(root, manifest, golden, hashlib.sha256(data).hexdigest())
+    return Bundle(root, manifest, golden, hashlib.sha256(data).hexdigest(), public_key)
+
+
+def _listing(root: Path) -> list[str]:
+    """Paths of the files that need a hash."""
+    return [name for name in bundle_files.listing(root) if name not in (MANIFEST, SEAL, SIGNATURE)]
 
 
 def _seal(manifest: bytes) -> str:
     return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n"
 
 
-def _check_files(root: Path, hashes: dict[str, str]) -> None:
-    present = set(_listing(root))
-    for name in sorted(present ^ set(hashes)):
-        what = "is not in the manifest" if name in present else "is missing"
-        raise BundleError(
-            f"{root / name}: {what}; expected the files of the export and no others; copy the bundle again"
-        )
-    for name, expected in sorted(hashes.items()):
-        found = files.sha256_file(root / name)
-        if found != expected:
-            raise BundleError(
-                f"{root / name}: changed (SHA-256 {found[:12]}..., the manifest says {str(expected)[:12]}...); "
-                f"copy the bundle again"
-            )
-
-
-def _listing(root: Path) -> list[str]:
-    """Paths of all files below root but the manifest and its seal, forward slashes, sorted."""
-    names = []
-    for path in sorted(root.rglob("*")):
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise BundleError(f"{path}: not a plain file; expected no links in a bundle; copy the bundle again")
-        if path.is_file() and path not in (root / MANIFEST, root / SEAL):
-            names.append(path.relative_to(root).as_posix())
-    return names
-
-
-def _manifest(body: dict[str, Any]) -> Manifest:
+def _manifest(body: dict[str, Any], version: int) -> Manifest:
     fields = dict(body)
+    if version == 1:  # without parity; the oldest also without certificate and heat
+        formats = {name: {"heat": None, **entry} for name, entry in fields.pop("formats").items()}
+        fields = {"certificate": None, **dict(**fields, formats=formats, parity=None)}
+    if missing := {one.name for one in dataclasses.fields(Manifest)} - set(fields):
+        raise KeyError(f"{min(missing)} is missing")
     fields["input"] = InputContract(**fields["input"])
     fields["formats"] = {name: _format(entry) for name, entry in fields["formats"].items()}
-    first, engine = fields["fastest"]
-    fields["fastest"] = (first, engine)
+    if fields["fastest"] is not None:
+        name, engine = fields["fastest"]
+        fields["fastest"] = (name, engine)
     return Manifest(**fields)
 
 
 def _format(entry: dict[str, Any]) -> Format:
-    heat = entry.get("heat")
+    heat = entry["heat"]
     read = HeatOutput(**{**heat, "grid": Grid(**heat["grid"])}) if heat is not None else None
     return Format(**{**entry, "engines": tuple(entry["engines"]), "heat": read})

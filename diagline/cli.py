@@ -16,9 +16,23 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from diagline import cli_proof
+from diagline import cli_keys, cli_proof
 from diagline import config as configs
-from diagline.cli_options import ConfigFile, Json, Set, SkipBad, Target, Tiny, load, say_next
+from diagline.cli_options import (
+    AllowUnsigned,
+    ConfigFile,
+    Json,
+    Keys,
+    Set,
+    Sign,
+    SkipBad,
+    Target,
+    Tiny,
+    load,
+    open_bundle,
+    say_next,
+    say_run,
+)
 from diagline.config import Config
 from diagline.console import SPEAKS, console
 from diagline.errors import ConfigError, DiaglineError, require
@@ -31,6 +45,7 @@ device_app = typer.Typer(no_args_is_help=True, help="Line devices on serial port
 app.add_typer(device_app, name="device")
 
 cli_proof.add_to(app)
+cli_keys.add_to(app)
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
@@ -251,16 +266,24 @@ def evaluate(
 
 
 @app.command()
-def export(config_file: ConfigFile, overrides: Set = None, tiny: Tiny = False, skip_bad: SkipBad = False) -> None:
+def export(
+    config_file: ConfigFile,
+    sign: Sign = None,
+    overrides: Set = None,
+    tiny: Tiny = False,
+    skip_bad: SkipBad = False,
+) -> None:
     """Export ONNX fp32, ONNX int8 and TFLite int8 into a bundle, measured through real engines."""
     from diagline import pages, verbs
 
-    config = load(config_file, overrides, tiny)
+    config = load(config_file, overrides, tiny, sign)
     bundle = verbs.export(config, skip_bad)
     console.print(pages.bundle_table(bundle))
-    console.print(f"bundle: {bundle.root}", soft_wrap=True)
+    console.print(pages.bundle_parts(bundle), soft_wrap=True)
+    signed = f"signed by {bundle.signer}" if bundle.signer else "not signed"
+    console.print(f"bundle: {bundle.root}, {signed}", soft_wrap=True)
     say_next(f"evaluate {config_file}")
-    say_next(f"run {bundle.root} --source 0")
+    say_run(bundle)
 
 
 @app.command()
@@ -275,13 +298,14 @@ def run(
     realtime: Annotated[bool, typer.Option(help="Play a film at its own rate and keep the newest frame")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames")] = None,
     log: Annotated[Path | None, typer.Option(help="Append every verdict to this file as JSON lines")] = None,
+    keys: Keys = None,
+    allow_unsigned: AllowUnsigned = False,
     overrides: Set = None,
     tiny: Tiny = False,
     as_json: Json = False,
 ) -> None:
     """Run the camera loop: one verdict a frame, printed and logged."""
     require("cv2", "edge")
-    from diagline import bundle as bundles
     from diagline import certificate
     from edge_runtime import loop
     from edge_runtime.camera import open_camera
@@ -292,7 +316,7 @@ def run(
         root, settings, log_default = config.bundle, config.run, config.output / "run" / "verdicts.jsonl"
     asked = {"source": source, "format": model_format, "threads": threads, "timeout_s": timeout_s}
     settings = configs.override(settings, asked)
-    inspector = loop.open_inspector(bundles.read(root), settings.format, settings.threads)
+    inspector = loop.open_inspector(open_bundle(root, keys, allow_unsigned), settings.format, settings.threads)
     console.print(certificate.line(inspector.bundle.manifest, inspector.format_name), soft_wrap=True)
     with open_camera(settings.source, settings.timeout_s, realtime) as camera:
         counts = loop.run(inspector, camera, loop.sinks(log or log_default, as_json), limit)
@@ -307,13 +331,14 @@ def bench(
     ] = None,
     threads: Annotated[str, typer.Option(help="Thread counts, e.g. 1,2")] = "1,2",
     seconds: Annotated[float, typer.Option(min=0.1, help="Time a row is measured")] = 3.0,
+    keys: Keys = None,
+    allow_unsigned: AllowUnsigned = False,
     overrides: Set = None,
     tiny: Tiny = False,
     as_json: Json = False,
 ) -> None:
     """Measure size, accuracy and latency of every format and engine, beside ResNet-50 fp32."""
     require("cv2", "edge")
-    from diagline import bundle as bundles
     from edge_runtime import bench as room
 
     root = load(target, overrides, tiny).bundle if target.suffix == ".toml" else target
@@ -321,7 +346,9 @@ def bench(
     if reference is None and beside.is_dir():
         reference = beside
     counts = _threads(threads)
-    result = room.bench(bundles.read(root), bundles.read(reference) if reference else None, counts, seconds)
+    bundle = open_bundle(root, keys, allow_unsigned)
+    teacher = open_bundle(reference, keys, allow_unsigned) if reference else None
+    result = room.bench(bundle, teacher, counts, seconds)
     if as_json:
         print(json.dumps(room.to_json(result)))
         return

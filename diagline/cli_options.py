@@ -1,18 +1,24 @@
-"""What several commands take, and how a command ends: shared by `cli.py` and `cli_proof.py`.
+"""What several commands take, and how a command ends: shared by `cli.py`, `cli_keys.py` and `cli_proof.py`.
 
 Leaves out: the commands.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from diagline import config as configs
+from diagline import signing
 from diagline.config import Config
 from diagline.console import command, console
+from diagline.errors import require
+
+if TYPE_CHECKING:
+    from diagline.bundle import Bundle
 
 ConfigFile = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="TOML file of the line, such as configs/magnetic_tile.toml")
@@ -26,11 +32,44 @@ Set = Annotated[
 Tiny = Annotated[bool, typer.Option("--tiny", help="Use the config's small twin: seconds on a CPU")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="List unreadable pictures and go on without them")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout")]
+Sign = Annotated[
+    Path | None, typer.Option("--sign", metavar="NAME.key", help="Private key that signs the bundle; as export.key")
+]
+Keys = Annotated[
+    list[Path] | None, typer.Option("--key", metavar="NAME.pub", help="Trust bundles signed by this key too")
+]
+AllowUnsigned = Annotated[bool, typer.Option("--allow-unsigned", help="Take a bundle that nobody signed")]
 
 
-def load(path: Path, overrides: list[str] | None, tiny: bool) -> Config:
-    """The config a command was called with."""
-    return configs.load(path, tuple(overrides or ()), tiny)
+def load(path: Path, overrides: list[str] | None, tiny: bool, sign: Path | None = None) -> Config:
+    """The config a command was called with; `sign` stands for export.key."""
+    asked = [] if sign is None else [f"export.key={json.dumps(str(sign))}"]
+    return configs.load(path, (*(overrides or ()), *asked), tiny)
+
+
+def open_bundle(root: Path, keys: list[Path] | None, allow_unsigned: bool) -> Bundle:
+    """Read a bundle in order to run it: whole, unchanged, and signed by a trusted key.
+
+    Args:
+        keys: NAME.pub files that count as trusted beside this user's keys.
+
+    Raises:
+        BundleError: as `bundle.read` and `signing.check_trusted`.
+    """
+    require("cv2", "edge")
+    from diagline import bundle as bundles
+
+    found = bundles.read(root)
+    signing.check_trusted(found, keys or (), allow_unsigned)
+    return found
+
+
+def say_run(bundle: Bundle, words: str = "--source 0", verb: str = "run") -> None:
+    """Name the command that runs a bundle, with what it needs to be trusted on this machine."""
+    if bundle.signer is not None and bundle.signer not in signing.trusted():
+        say_next(f"keys trust NAME.pub    # of key {bundle.signer}, on each box")
+    unsigned = " --allow-unsigned" if bundle.signer is None else ""
+    say_next(f"{verb} {bundle.root} {words}{unsigned}")
 
 
 def say_next(words: str) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from diagline.cli_options import ConfigFile, Json, Set, SkipBad, Tiny, load, say_next
+from diagline.cli_options import ConfigFile, Json, Set, Sign, SkipBad, Tiny, load, say_run
 from diagline.console import SPEAKS, console
 from diagline.errors import ConfigError, GenerationError, ParityError
 
@@ -62,6 +62,7 @@ def certify(
     confidence: Annotated[
         float | None, typer.Option(help="Of each of the two bounds, 0 to 1; as certify.confidence")
     ] = None,
+    sign: Sign = None,
     overrides: Set = None,
     tiny: Tiny = False,
     skip_bad: SkipBad = False,
@@ -72,7 +73,7 @@ def certify(
 
     options = (("escape", escape), ("overkill", overkill), ("confidence", confidence))
     asked = [f"certify.{key}={number}" for key, number in options if number is not None]
-    config = load(config_file, [*(overrides or ()), *asked], tiny)
+    config = load(config_file, [*(overrides or ()), *asked], tiny, sign)
     bundle = verbs_proof.certify(config, skip_bad)
     issued = bundle.manifest.certificate or {}
     if as_json:
@@ -85,7 +86,7 @@ def certify(
     if left_out:
         console.print(f"not certified, as no engine runs it here: {', '.join(sorted(left_out))}", soft_wrap=True)
     console.print(f"page: {config.output / 'certificate' / 'certificate.html'}", soft_wrap=True)
-    say_next(f"run {bundle.root} --source 0")
+    say_run(bundle)
 
 
 def reproduce(

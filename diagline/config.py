@@ -60,11 +60,13 @@ class ExportConfig:
         calibration_images: training pictures the int8 ranges are measured on.
         golden_images: raw pictures packed with their expected logits.
         flips: share of the test pictures whose verdict may differ between torch and any exported form.
+        key: the private key that signs the bundles (`diagline keys new`); "": they are not signed.
     """
 
     calibration_images: int = 200
     golden_images: int = 32
     flips: float = 0.005
+    key: str = ""
 
     def __post_init__(self) -> None:
         within("export.calibration_images", self.calibration_images, 1, 100_000)
@@ -135,9 +137,16 @@ class Config:
         """Folder of the teacher's bundle (the benchmark's reference row)."""
         return self.output / f"{self.name}-teacher.bundle"
 
+    @property
+    def signing_key(self) -> Path | None:
+        """The private key that signs this line's bundles; None: they are not signed."""
+        return Path(self.export.key).expanduser() if self.export.key else None
+
     def plain(self) -> dict[str, Any]:
-        """The resolved config as plain data for JSON."""
-        return typing.cast(dict[str, Any], _plain(dataclasses.asdict(self)))
+        """The resolved config as plain data for JSON, without where the private key lies: it shapes nothing."""
+        found = typing.cast(dict[str, Any], _plain(dataclasses.asdict(self)))
+        del found["export"]["key"]
+        return found
 
 
 def load(path: Path, overrides: tuple[str, ...] = (), tiny: bool = False, profile: str | None = None) -> Config:

@@ -54,9 +54,10 @@ def demo(output: Path, overrides: tuple[str, ...], tiny: bool) -> Path:
     verbs.write_page(page, config, verbs.real_data(config), found, pages.Extra(bench, film, note))
     console.print(pages.side_by_side(found))
     console.print(f"done in {time.monotonic() - started:.0f} s; page: {page}\n\nnext:", soft_wrap=True)
+    unsigned = " --allow-unsigned" if config.signing_key is None else ""
     for words in (
-        f"run {config.bundle} --source {output / 'film.mp4'}",
-        f"bench {config.bundle}",
+        f"run {config.bundle} --source {output / 'film.mp4'}{unsigned}",
+        f"bench {config.bundle}{unsigned}",
         "data inspect FOLDER        # your own pictures: good/ and bad/, MVTec, KSDD2, split.csv, ...",
     ):
         console.print(f"  {command()} {words}", soft_wrap=True)

@@ -8,7 +8,7 @@
     ├── CertificateError    real parts that do not show the escape or overkill that was asked
     ├── ExportError         a network that cannot be converted
     │   └── ParityError     one whose forms disagree
-    ├── BundleError         a bundle that is missing, changed, truncated or of an unknown schema
+    ├── BundleError         a bundle that is missing, changed, truncated, of an unknown schema or not trusted; a bad key
     ├── CameraError         a camera, film, folder or address that does not open or stopped
     ├── OutputError         a place that cannot be written to
     ├── FlashError          a device that did not accept a model
@@ -62,7 +62,7 @@ class ParityError(ExportError):
 
 
 class BundleError(DiaglineError):
-    """A bundle that is missing, changed, truncated or of an unknown schema."""
+    """A bundle that is missing, changed, truncated, of an unknown schema or not trusted; a key that is none."""
 
 
 class CameraError(DiaglineError):

@@ -1,23 +1,28 @@
 """Writing so that a reader sees the old file or the new one, never a half.
 
 Files are written beside their target, synced and renamed. Folders are filled under a
-temporary name beside their target and renamed when whole. Leaves out: locking; two writers
-of one output are the caller's mistake.
+temporary name beside their target, synced, and change places with it in one step where the
+system can (Linux: renameat2), so that SIGKILL or a power cut at any moment finds one whole.
+Leaves out: locking; two writers of one output are the caller's mistake.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from diagline.errors import OutputError
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
 def sha256_file(path: Path) -> str:
@@ -32,6 +37,15 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         OutputError: the folder cannot be written to (missing rights, full disk).
     """
+    _write(path, data, 0o666 & ~_umask(), os.replace)
+
+
+def write_secret(path: Path, data: bytes) -> None:
+    """Make `path` in one step, readable by its owner alone; raises as `write_bytes`, also where it is there already."""
+    _write(path, data, 0o600, os.link)
+
+
+def _write(path: Path, data: bytes, mode: int, finish: Callable[[str, Path], None]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -42,14 +56,12 @@ def write_bytes(path: Path, data: bytes) -> None:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(aside, 0o666 & ~_umask())
-        os.replace(aside, path)
+        os.chmod(aside, mode)
+        finish(aside, path)
     except OSError as error:
-        Path(aside).unlink(missing_ok=True)
         raise OutputError(f"cannot write {path}: {error.strerror}; free some space and try again") from error
-    except BaseException:
+    finally:
         Path(aside).unlink(missing_ok=True)
-        raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -90,7 +102,8 @@ def folder_aside(target: Path) -> Iterator[Path]:
     half-filled folder is removed.
 
     Raises:
-        OutputError: the parent cannot be written to.
+        OutputError: the parent cannot be written to; or the new folder is in place and the disk
+            does not confirm it.
     """
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise OutputError(f"cannot write {target}: not a folder; expected a folder or nothing there; move it away")
@@ -103,20 +116,26 @@ def folder_aside(target: Path) -> Iterator[Path]:
     try:
         yield aside
         os.chmod(aside, 0o777 & ~_umask())
-        for path in aside.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as stream:
-                    os.fsync(stream.fileno())
-        if target.exists():
+        for path in (*aside.rglob("*"), aside):
+            _sync(path)
+        if not target.exists():
+            os.rename(aside, target)
+        elif not _exchange(aside, target):
             os.rename(target, old)
-        os.rename(aside, target)
+            os.rename(aside, target)
     except OSError as error:
         _restore(aside, old, target)
         raise OutputError(f"cannot write {target}: {error.strerror}; free some space and try again") from error
     except BaseException:
         _restore(aside, old, target)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        _sync(target.parent)  # before the old one goes
+    except OSError as error:
+        raise OutputError(f"{target}: written, but the disk says {error.strerror}; check the disk") from error
+    finally:
+        for path in (aside, old):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _restore(aside: Path, old: Path, target: Path) -> None:
@@ -124,6 +143,27 @@ def _restore(aside: Path, old: Path, target: Path) -> None:
     if old.exists() and not target.exists():
         os.rename(old, target)
     shutil.rmtree(old, ignore_errors=True)  # interrupted after the new folder came into place
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step; False where kernel or file system cannot."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return False
+    if call(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL):
+        return False
+    raise OSError(code, os.strerror(code))
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

@@ -220,7 +220,7 @@ def kinds_table(found: Comparison) -> Table:
 def bundle_table(bundle: Bundle) -> Table:
     """A bundle's formats with their size, AP, flips and engines, for the terminal."""
     manifest = bundle.manifest
-    title = f"{bundle.model}, fastest: {' on '.join(manifest.fastest)}"
+    title = f"{bundle.model}, fastest: {' on '.join(manifest.fastest or ('not measured',))}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     for index, name in enumerate(("format", "size", "AP", "flips", "threshold", "verified on")):
         table.add_column(name, justify="right" if index else "left")
@@ -229,6 +229,17 @@ def bundle_table(bundle: Bundle) -> Table:
         flips = f"{manifest.flips[name]} of {fmt.metrics['images']:.0f}"
         table.add_row(name, size, f"{fmt.metrics['ap']:.3f}", flips, f"{fmt.threshold:g}", ", ".join(fmt.engines))
     return table
+
+
+def bundle_parts(bundle: Bundle) -> str:
+    """How large the parts of a bundle are and all of it, in one line."""
+    sizes = {path: path.stat().st_size for path in bundle.root.rglob("*") if path.is_file()}
+    golden = sum(size for path, size in sizes.items() if path.parent != bundle.root)
+    models = sum((bundle.root / fmt.file).stat().st_size for fmt in bundle.manifest.formats.values())
+    total = sum(sizes.values())
+    parts = {"models": models, f"{len(bundle.golden)} golden pictures": golden, "manifest": total - models - golden}
+    said = ", ".join(f"{name} {size_text(size)}" for name, size in parts.items())
+    return f"{said}; together {size_text(total)}"
 
 
 def size_text(size_bytes: int) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diagline import files, inspect_data, layouts, pages, record, samples
+from diagline import files, inspect_data, layouts, pages, record, samples, signing
 from diagline.bundle import Bundle
 from diagline.config import STUDENT, STUDENT_ALONE, TEACHER, Config
 from diagline.config_generate import METHODS
@@ -301,10 +301,16 @@ def _result(config: Config, network: str) -> dict[str, Any]:
 
 
 def export(config: Config, skip_bad: bool = False) -> Bundle:
-    """Quantise and pack the student, and the teacher beside it as the reference."""
+    """Quantise and pack the student, and the teacher beside it as the reference; both signed where there is a key.
+
+    Raises:
+        DiaglineError: as `pack.export_bundle`; BundleError: the key cannot be used.
+    """
     require("torch", "workstation")
     from export import pack
 
+    if config.signing_key is not None:
+        signing.private_key(config.signing_key)
     train, val = learning_sets(config, skip_bad)
     data = pack.ExportData(calibration=tuple(train), val=tuple(val), test=real_data(config, skip_bad).split("test"))
     student = pack.export_bundle(

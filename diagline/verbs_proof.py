@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from diagline import bundle as bundles
 from diagline import config as configs
-from diagline import files, layouts, pages, record, samples, verbs
+from diagline import files, layouts, pages, record, samples, signing, verbs
 from diagline.bundle import Bundle
 from diagline.config import Config, ExportConfig
 from diagline.config_generate import METHODS
@@ -192,7 +192,7 @@ def certify(config: Config, skip_bad: bool = False) -> Bundle:
     is missed, missed.html alone, and everything else stays as it was.
 
     Raises:
-        BundleError: not exported yet, or the bundle cannot be trusted.
+        BundleError: not exported yet, a bundle that is not whole, or a signed one and no key to sign it again.
         DatasetError: as `issue.measure`.
         CertificateError: a target is missed; says by how much, and names the page.
     """
@@ -201,6 +201,7 @@ def certify(config: Config, skip_bad: bool = False) -> Bundle:
 
     started = time.monotonic()
     bundle = bundles.read(config.bundle)
+    signing.check_rewritable(bundle, config.signing_key)
     real = verbs.real_data(config, skip_bad)
     full = config.data.shots == "full"
     val = real.split("val").where(lambda one: one.source == "real" and (full or one.label == GOOD))
@@ -214,7 +215,7 @@ def certify(config: Config, skip_bad: bool = False) -> Bundle:
         certificate_page.write(page, bundle, outcomes, test, pages.captioned)
         raise CertificateError(f"{error}; the missed defects: {page}") from None
     issued = issue.certificate(bundle, outcomes, val, test, config.certify)
-    certified = issue.write(bundle, outcomes, issued)
+    certified = issue.write(bundle, outcomes, issued, config.signing_key)
     with files.folder_aside(folder) as aside:
         certificate_page.write(aside / "certificate.html", certified, outcomes, test, pages.captioned)
         files.write_json(aside / "certificate.json", {"bundle": certified.model, **issued})

@@ -98,6 +98,8 @@ def open_inspector(
         MissingExtraError: the engine's library is not installed.
     """
     if format_name == "fastest":
+        if bundle.manifest.fastest is None:
+            raise BundleError(f"{bundle.root}: its fastest format was not measured; name one with --format")
         format_name, engine = bundle.manifest.fastest
     path, fmt = bundle.path(format_name), bundle.manifest.formats[format_name]
     engine = engine or engine_of(format_name)

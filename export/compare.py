@@ -154,7 +154,9 @@ def compare(config: Config, test: SampleSet, thresholds: Mapping[str, Threshold]
     shipped = STUDENT
     if bundle is not None:
         rows.update(_formats(config, bundle, test))
-        shipped = bundle.manifest.fastest[0] if config.run.format == "fastest" else config.run.format
+        shipped = config.run.format
+        if shipped == "fastest":
+            shipped = bundle.manifest.fastest[0] if bundle.manifest.fastest else STUDENT
     ap = {"step": "ap", "trapezoid": "ap_trapezoid"}[config.evaluate.ap]
     return Comparison(test, labels, rows, shipped, ap, config.evaluate.bootstrap)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -172,8 +173,8 @@ def _counts(pictures: SampleSet) -> dict[str, int]:
     return found
 
 
-def write(bundle: Bundle, outcomes: Mapping[str, Outcome], issued: dict[str, Any]) -> Bundle:
-    """Rewrite the bundle whole with its certificate, thresholds and the figures at them.
+def write(bundle: Bundle, outcomes: Mapping[str, Outcome], issued: dict[str, Any], key: Path | None = None) -> Bundle:
+    """Rewrite the bundle whole with its certificate, thresholds and the figures at them, signed by `key`.
 
     A golden picture nearer to a new threshold than the self-test lets an output stray is left
     out: a healthy box of another make could fail on it. The safest of a class stays in any case.
@@ -199,7 +200,8 @@ def write(bundle: Bundle, outcomes: Mapping[str, Outcome], issued: dict[str, Any
         if fault is not None:
             raise BundleError(f"{bundle.root}: {fault}; expected the outputs of the export; export it on this machine")
     models = {name: bundle.path(name).read_bytes() for name in formats}
-    return bundles.write(bundle.root, manifest, models, [(vector, bundle.golden_frame(vector)) for vector in golden])
+    packed = [(vector, bundle.golden_frame(vector)) for vector in golden]
+    return bundles.write(bundle.root, manifest, models, packed, key)
 
 
 def safe_golden(golden: tuple[Golden, ...], formats: Mapping[str, Format]) -> tuple[Golden, ...]:

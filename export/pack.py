@@ -156,7 +156,8 @@ def _pack(config: Config, exported: Exported, threshold: float, data: ExportData
         (Golden(f"golden/{i:03}.png", label, {name: float(outputs[name][i]) for name in exported.formats}), frame)
         for i, (label, frame) in enumerate(zip(vectors.labels, vectors.frames, strict=True))
     ]
-    return bundle.write(target, _manifest(config, exported, trial, threshold, data), exported.models, packed)
+    manifest = _manifest(config, exported, trial, threshold, data)
+    return bundle.write(target, manifest, exported.models, packed, config.signing_key)
 
 
 def _try(config: Config, exported: Exported, threshold: float, data: ExportData) -> Trial:

@@ -93,7 +93,7 @@ def test_the_line_runs_with_the_certified_thresholds_and_says_what_is_certified(
     def run() -> tuple[list[dict[str, Any]], str]:
         outcome = diagline(
             "run", copy.bundle, "--source", copy.line.data / "bad", "--json", "--log", tmp_path / "log", "--format",
-            "tflite_int8",
+            "tflite_int8", "--allow-unsigned",
         )  # fmt: skip
         assert outcome.code == 0, outcome.err
         return [json.loads(text) for text in outcome.out.splitlines()], outcome.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,54 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_bundle import MODELS, a_manifest, every_file, put_manifest, reseal, vectors
 
 from diagline import bundle
-from diagline.bundle import Format, Golden, HeatOutput, Manifest
+from diagline.bundle import Golden, HeatOutput
 from diagline.errors import BundleError
 from diagline.heat import Grid
-from diagline.preprocess import InputContract
-
-MODELS = {"onnx_fp32": b"fp32 weights", "onnx_int8": b"int8 weights", "tflite_int8": b"flat buffer"}
-HEAT = HeatOutput(Grid(3, 2, 8, 7, 6), "uint8", 0.25, 100)
-METRICS = {"ap": 0.9, "precision": 0.8, "recall": 0.7, "escape": 0.3, "overkill": 0.1}
-
-
-def a_manifest() -> Manifest:
-    return Manifest(
-        name="line",
-        network="student",
-        spec={"stem": 8},
-        input=InputContract(16, 24, 3, "letterbox"),
-        formats={
-            "onnx_fp32": Format(
-                bundle.FORMATS["onnx_fp32"], "uint8", "float32", 1.0, 0, 0.25, METRICS, ("onnxruntime",)
-            ),
-            "onnx_int8": Format(
-                bundle.FORMATS["onnx_int8"], "uint8", "int8", 0.125, 4, 6, METRICS, ("onnxruntime",), HEAT
-            ),
-            "tflite_int8": Format(bundle.FORMATS["tflite_int8"], "int8", "int8", 0.125, 4, 6, METRICS, ("litert", "x")),
-        },
-        fastest=("tflite_int8", "litert"),
-        metrics_split={"hash": "ab", "split": "test", "good": 3, "defect": 2},
-        flips={"onnx_fp32": 0, "onnx_int8": 1, "tflite_int8": 0},
-        provenance={"seed": 1},
-    )
-
-
-def vectors() -> list[tuple[Golden, np.ndarray]]:
-    rng = np.random.default_rng(3)
-    outputs = {"onnx_fp32": -1.5, "onnx_int8": -8, "tflite_int8": -8}
-    frames = [rng.integers(0, 256, (6, 5, 3), dtype=np.uint8) for _ in range(2)]
-    return [(Golden(f"golden/{i}.png", i, outputs), frame) for i, frame in enumerate(frames)]
 
 
 @pytest.fixture
 def made(tmp_path):
     return bundle.write(tmp_path / "line.bundle", a_manifest(), MODELS, vectors())
-
-
-def every_file(root: Path) -> list[Path]:
-    return sorted(path for path in root.rglob("*") if path.is_file())
 
 
 def refused(root: Path) -> str:
@@ -158,16 +122,7 @@ def test_an_added_file_is_refused_naming_it(name, made):
     assert str(path) in message and "not in the manifest" in message
 
 
-def reseal(root: Path, change) -> None:
-    """Change the manifest and seal it again: what a wrong writer would leave."""
-    path = root / bundle.MANIFEST
-    body = json.loads(path.read_text())
-    change(body)
-    path.write_text(json.dumps(body))
-    (root / bundle.SEAL).write_text(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n")
-
-
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", "2", None, True, 1.0, 2.0, [2]])
 def test_an_unknown_schema_version_is_refused_naming_it(version, made):
     reseal(made.root, lambda body: body.update(schema_version=version))
     message = refused(made.root)
@@ -181,6 +136,8 @@ def test_an_unknown_schema_version_is_refused_naming_it(version, made):
         lambda body: body.pop("files"),
         lambda body: body.pop("name"),
         lambda body: body.update(surplus=1),
+        lambda body: body.pop("parity"),
+        lambda body: body.pop("certificate"),
         lambda body: body.update(files=3),
         lambda body: body.update(formats=[]),
         lambda body: body.update(fastest="x"),
@@ -189,6 +146,8 @@ def test_an_unknown_schema_version_is_refused_naming_it(version, made):
         lambda body: body["formats"]["onnx_fp32"].pop("engines"),
         lambda body: body["formats"]["onnx_fp32"].update(file="../model.fp32.onnx"),
         lambda body: body["formats"]["onnx_fp32"].update(file="manifest.json"),
+        lambda body: body["formats"]["onnx_fp32"].update(file=3),
+        lambda body: body["formats"]["onnx_int8"].pop("heat"),
         lambda body: body["formats"]["onnx_int8"].update(heat=3),
         lambda body: body["formats"]["onnx_int8"]["heat"].pop("grid"),
         lambda body: body["formats"]["onnx_int8"]["heat"]["grid"].update(depth=3),
@@ -255,10 +214,131 @@ def test_a_heat_map_is_stored_in_steps_and_read_in_logits():
     assert found.tolist() == [[-59.0, 0.0, 0.5], [5.0, 10.0, 68.5]]
 
 
-def test_a_bundle_made_before_there_were_heat_maps_is_read_without(made):
-    reseal(made.root, lambda body: [entry.pop("heat") for entry in body["formats"].values()])
-    again = bundle.read(made.root).manifest
-    assert {name: replace(fmt, heat=None) for name, fmt in made.manifest.formats.items()} == again.formats
+def test_a_bundle_whose_fastest_format_was_not_measured_is_read(tmp_path):
+    manifest = replace(a_manifest(), fastest=None, parity={"rungs": [1, "x", None]})
+    assert bundle.write(tmp_path / "line.bundle", manifest, MODELS, vectors()).manifest == manifest
+
+
+@pytest.mark.parametrize("where", ["files", "formats", "golden"])
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x", "golden/../../x", "..", "a\\b", "a//b", "./a", "a/", "", "."])
+def test_a_path_that_leaves_the_folder_or_is_not_plain_is_refused_naming_it(where, name, made):
+    def change(body):
+        if where == "files":
+            body["files"][name] = "0" * 64
+        elif where == "formats":
+            body["formats"]["onnx_fp32"]["file"] = name
+        else:
+            golden = json.loads((made.root / bundle.GOLDEN).read_text())
+            golden[0]["image"] = name
+            (made.root / bundle.GOLDEN).write_text(json.dumps(golden))
+            body["files"][bundle.GOLDEN] = hashlib.sha256((made.root / bundle.GOLDEN).read_bytes()).hexdigest()
+
+    reseal(made.root, change)
+    assert f"{made.root / bundle.MANIFEST}: names {name!r}" in refused(made.root)
+
+
+def test_a_file_whose_name_holds_a_backslash_is_refused_even_where_the_manifest_has_it(made):
+    (made.root / "a\\b").write_bytes(b"x")
+    reseal(made.root, lambda body: body["files"].update({"a\\b": hashlib.sha256(b"x").hexdigest()}))
+    assert "names 'a\\\\b'" in refused(made.root)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"name": "line"', b'"name": "line", "name": "other"'),
+        (b'"width_px": 16', b'"width_px": 16, "width_px": 16'),
+        (b'"seed": 1', b'"": 1, "": 2'),
+        (b'"scale": 0.125', b'"scale": NaN'),
+        (b'"threshold": 0.25', b'"threshold": -Infinity'),
+        (b'"seed": 1', b'"seed": ' + b"[" * 100_000 + b"]" * 100_000),
+        (b'"line"', b'"l\xefne"'),
+    ],
+)
+def test_json_that_readers_could_understand_differently_is_refused(old, new, made):
+    data = (made.root / bundle.MANIFEST).read_bytes()
+    assert old in data
+    put_manifest(made.root, data.replace(old, new, 1))
+    assert f"{made.root / bundle.MANIFEST}: not a manifest" in refused(made.root)
+
+
+@pytest.mark.parametrize("name", ["pipe", bundle.MANIFEST, bundle.SEAL, bundle.SIGNATURE])
+def test_what_is_neither_file_nor_folder_is_refused_without_waiting_for_it(name, made):
+    (made.root / name).unlink(missing_ok=True)
+    os.mkfifo(made.root / name)
+    assert str(made.root / name) in refused(made.root)
+
+
+def test_a_link_to_the_whole_folder_is_followed(made, tmp_path):
+    (tmp_path / "current").symlink_to(made.root)
+    assert bundle.read(tmp_path / "current").model == made.model
+    (made.root / "extra").write_bytes(b"x")
+    assert "extra: is not in the manifest" in refused(tmp_path / "current")
+
+
+VERSION_1 = """{
+  "schema_version": 1, "name": "line", "network": "student", "spec": {"stem": 8},
+  "input": {"width_px": 16, "height_px": 24, "channels": 3, "resize": "letterbox"},
+  "formats": {
+    "onnx_fp32": {
+      "file": "model.fp32.onnx", "input_dtype": "uint8", "output_dtype": "float32", "scale": 1.0, "zero_point": 0,
+      "threshold": 0.25, "metrics": {"ap": 0.9}, "engines": ["onnxruntime"], "heat": null
+    },
+    "tflite_int8": {
+      "file": "model.int8.tflite", "input_dtype": "int8", "output_dtype": "int8", "scale": 0.125, "zero_point": 4,
+      "threshold": 6, "metrics": {"ap": 0.9}, "engines": ["litert"],
+      "heat": {
+        "grid": {"rows": 3, "columns": 2, "stride_px": 8, "top_px": 7, "left_px": 6},
+        "dtype": "uint8", "scale": 0.25, "zero_point": 100
+      }
+    }
+  },
+  "fastest": ["tflite_int8", "litert"], "metrics_split": {"split": "test"}, "flips": {"onnx_fp32": 0},
+  "provenance": {"seed": 1}, "certificate": null, "files": FILES
+}"""
+
+
+def version_1(root: Path) -> Path:
+    """A bundle as the first schema has it."""
+    contents = {
+        "model.fp32.onnx": b"fp32 weights",
+        "model.int8.tflite": b"flat buffer",
+        "golden/golden.json": b'[{"image": "golden/000.png", "label": 1, "outputs": {"onnx_fp32": 1.5}}]',
+        "golden/000.png": b"a picture",
+    }
+    (root / "golden").mkdir(parents=True)
+    for name, data in contents.items():
+        (root / name).write_bytes(data)
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+    put_manifest(root, VERSION_1.replace("FILES", json.dumps(hashes)).encode())
+    return root
+
+
+def test_a_bundle_of_schema_version_1_is_read(tmp_path):
+    found = bundle.read(version_1(tmp_path / "old.bundle"))
+    manifest = found.manifest
+    assert (manifest.parity, manifest.certificate, found.signer) == (None, None, None)
+    assert manifest.fastest == ("tflite_int8", "litert") and manifest.input == a_manifest().input
+    heat = manifest.formats["tflite_int8"].heat
+    assert heat == HeatOutput(Grid(3, 2, 8, 7, 6), "uint8", 0.25, 100)
+    assert found.golden == (Golden("golden/000.png", 1, {"onnx_fp32": 1.5}),)
+
+
+def test_a_version_1_bundle_made_before_there_were_heat_maps_and_certificates_is_read_without(tmp_path):
+    root = version_1(tmp_path / "old.bundle")
+    reseal(root, lambda body: [one.pop("heat") for one in body["formats"].values()] + [body.pop("certificate")])
+    assert bundle.read(root).manifest.certificate is None
+    assert {fmt.heat for fmt in bundle.read(root).manifest.formats.values()} == {None}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda body: body.update(parity=None), lambda body: body.update(surplus=1), lambda body: body.pop("fastest")],
+)
+def test_a_version_1_manifest_with_other_keys_than_its_own_is_refused(change, tmp_path):
+    root = version_1(tmp_path / "old.bundle")
+    reseal(root, change)
+    assert f"{root / bundle.MANIFEST}: cannot be understood" in refused(root)
 
 
 def test_reading_a_bundle_needs_neither_torch_nor_tensorflow(made):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import resource
+import shutil
 import signal
 import stat
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -16,6 +19,11 @@ from diagline import files
 from diagline.errors import OutputError
 
 OPERATIONS = ("chmod", "fsync", "rename", "replace")
+
+
+def watched() -> list[tuple[ModuleType, str]]:
+    """Every operation that changes what a reader finds, as (module, name)."""
+    return [*((os, name) for name in OPERATIONS), (files, "_exchange")]
 
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:
@@ -30,8 +38,8 @@ class Faults:
 
     def __init__(self, monkeypatch, nth, error, after=False):
         self.count, self.nth, self.error, self.after = 0, nth, error, after
-        for name in OPERATIONS:
-            monkeypatch.setattr(os, name, self.wrap(getattr(os, name)))
+        for module, name in watched():
+            monkeypatch.setattr(module, name, self.wrap(getattr(module, name)))
 
     def wrap(self, real):
         def call(*args, **named):
@@ -54,6 +62,12 @@ def fill(target: Path) -> None:
         (aside / "b.txt").write_bytes(b"new b")
 
 
+def fill_without_exchange(target: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "_exchange", lambda one, other: False)
+        fill(target)
+
+
 def put(target: Path) -> None:
     files.write_bytes(target, b"new")
 
@@ -67,13 +81,18 @@ def old_file(target: Path) -> None:
     target.write_bytes(b"old")
 
 
-WRITERS = [pytest.param(fill, old_folder, id="folder"), pytest.param(put, old_file, id="file")]
+WRITERS = [
+    pytest.param(fill, old_folder, id="folder"),
+    pytest.param(fill_without_exchange, old_folder, id="folder, no exchange"),
+    pytest.param(put, old_file, id="file"),
+]
 
 
-def operations(write, prepare, folder: Path) -> int:
+def operations(write, prepare, folder: Path, existed: bool = True) -> int:
     """How many operations one undisturbed write takes."""
     folder.mkdir()
-    prepare(folder / "out")
+    if existed:
+        prepare(folder / "out")
     with pytest.MonkeyPatch.context() as patch:
         faults = Faults(patch, 0, None)
         write(folder / "out")
@@ -86,9 +105,9 @@ def operations(write, prepare, folder: Path) -> int:
 def test_whichever_operation_fails_the_old_stays_whole_and_nothing_else_is_left(
     write, prepare, existed, code, tmp_path
 ):
-    total = operations(write, prepare, tmp_path / "count")
+    total = operations(write, prepare, tmp_path / "count", existed)
     assert total >= 3
-    for nth in range(1, total + 1 - (write is fill and not existed)):  # without an old folder: one rename less
+    for nth in range(1, total + (write is put)):  # a folder's last: the disk confirms what is in place
         folder = tmp_path / f"{nth}"
         folder.mkdir()
         if existed:
@@ -100,6 +119,67 @@ def test_whichever_operation_fails_the_old_stays_whole_and_nothing_else_is_left(
                 write(folder / "out")
         assert faults.count >= nth
         assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize("write", [fill, fill_without_exchange])
+def test_a_disk_that_does_not_confirm_the_new_folder_is_told_and_the_new_stays_whole(write, tmp_path):
+    total = operations(write, old_folder, tmp_path / "count")
+    (tmp_path / "one").mkdir()
+    old_folder(tmp_path / "one/out")
+    with pytest.MonkeyPatch.context() as patch:
+        Faults(patch, total, OSError(errno.EIO, os.strerror(errno.EIO)))
+        with pytest.raises(OutputError, match="written, but the disk says"):
+            write(tmp_path / "one/out")
+    assert snapshot(tmp_path / "one") == snapshot(tmp_path / "count")
+
+
+def test_sigkill_at_any_operation_leaves_the_old_or_the_new_folder_at_its_place(tmp_path):
+    """Before and after each operation: what is in place is what a kill at that moment would leave."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    if not files._exchange(tmp_path / "a", tmp_path / "b"):
+        pytest.skip("this kernel or file system cannot let two folders change places")
+    target, seen = tmp_path / "out", []
+    old_folder(target)
+
+    def watch(real):
+        def call(*args, **named):
+            seen.append(snapshot(target))
+            result = real(*args, **named)
+            seen.append(snapshot(target))
+            return result
+
+        return call
+
+    old = snapshot(target)
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in (*watched(), (shutil, "rmtree")):
+            patch.setattr(module, name, watch(getattr(module, name)))
+        fill(target)
+    new = snapshot(target)
+    assert [found for found in seen if found not in (old, new)] == [] and seen[0] == old and seen[-1] == new
+
+
+@pytest.mark.parametrize("write", [fill, fill_without_exchange])
+def test_a_folder_is_on_the_disk_before_it_comes_into_place_and_in_place_before_the_old_one_goes(write, tmp_path):
+    done, target = [], tmp_path / "out"
+    old_folder(target)
+
+    def note(name, real):
+        def call(*args, **named):
+            done.append(os.readlink(f"/proc/self/fd/{args[0]}") if name == "fsync" else name)
+            return real(*args, **named)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in (*watched(), (shutil, "rmtree")):
+            patch.setattr(module, name, note(name, getattr(module, name)))
+        write(target)
+    swap = next(place for place, name in enumerate(done) if name in ("_exchange", "rename"))
+    aside = re.sub(r"/(new|b\.txt|new/a\.txt)$", "", done[swap - 1])
+    assert sorted(done[1:swap]) == [aside, f"{aside}/b.txt", f"{aside}/new", f"{aside}/new/a.txt"]
+    assert done.index(str(tmp_path)) == done.index("rmtree") - 1 > swap - 1
 
 
 @pytest.mark.parametrize(("write", "prepare"), WRITERS)
@@ -119,7 +199,7 @@ def test_ctrl_c_at_any_operation_leaves_the_old_or_the_new_whole(write, prepare,
                 write(folder / "out")
         assert snapshot(folder) in (old, new)
         seen.add("old" if snapshot(folder) == old else "new")
-    assert seen == ({"old", "new"} if after else {"old"})
+    assert seen == ({"old"} if write is put and not after else {"old", "new"})
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), OutputError("x"), SystemExit(3)])
