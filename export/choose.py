@@ -71,8 +71,8 @@ def choose(
         return quantise(measured, method, weights == "reduced"), {"calibration": method, **how}
     if len(pictures) < FEW:
         console.print(
-            f"{what}: {len(pictures)} validation pictures choose among {', '.join(methods)}; expected {FEW} or more; "
-            f"add some, or set export.calibration to one of them"
+            f"{what}: {len(pictures)} validation pictures choose among {', '.join(methods)}: with fewer than {FEW} a "
+            f"single verdict may decide; add some, or set export.calibration to one of them"
         )
     made = {name: quantise(measured, name, weights == "reduced") for name in track(methods, f"{what}: ranges")}
     scores = _scores(made, judges, pictures, what)

@@ -178,6 +178,7 @@ def quantise(measured: Measured, method: str, reduced: bool) -> QuantisedModel:
         steps = {output.name: _return_integers(model, output) for output in model.graph.output}
     else:
         steps = {LOGIT: _round_logit(model, *ends[LOGIT])}
+    _drop_unused(model.graph)
     onnx.checker.check_model(model, full_check=True)
     logit = steps[LOGIT]
     return QuantisedModel(model.SerializeToString(deterministic=True), logit.scale, logit.zero_point, steps.get(HEAT))
@@ -274,9 +275,15 @@ def _float_core(model: onnx.ModelProto) -> onnx.ModelProto:
     start = next(index for index, node in enumerate(graph.node) if PIXELS in node.output)
     _, height, width, channels = (dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim)
     del graph.node[: start + 1]
-    used = {name for node in graph.node for name in node.input}
-    kept = [constant for constant in graph.initializer if constant.name in used]
-    del graph.initializer[:], graph.input[:]
-    graph.initializer.extend(kept)
+    _drop_unused(graph)
+    del graph.input[:]
     graph.input.append(helper.make_tensor_value_info(PIXELS, TensorProto.FLOAT, (1, channels, height, width)))
     return model
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Leave no constant that no node reads: engines warn of each."""
+    used = {name for node in graph.node for name in node.input}
+    kept = [constant for constant in graph.initializer if constant.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
