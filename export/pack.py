@@ -29,10 +29,12 @@ from diagline.preprocess import InputContract, preprocess
 from diagline.samples import DEFECT, GOOD, SampleSet
 from edge_runtime.engines import Engine, open_engine
 from export import golden, ladder, ladder_page, parity
+from export.calibrate import METHODS
+from export.choose import Judges, choose
 from export.golden import GoldenSet
 from export.ladder import Ladder
 from export.parity import Parity, Picture
-from export.quantise import QuantisedModel, Steps, quantise_onnx
+from export.quantise import QuantisedModel, Steps, measure
 from export.to_onnx import student_onnx, teacher_onnx
 from export.to_tflite import student_tflite
 from training import evaluate, quantised, student, student_spec, teacher
@@ -67,6 +69,7 @@ class Exported:
         checkpoint: where the network came from.
         formats: by name, with thresholds, without metrics and engines.
         models: file contents by the same names.
+        quantisation: how the int8 ONNX file came about, as plain data.
     """
 
     kind: str
@@ -75,6 +78,7 @@ class Exported:
     checkpoint: Path
     formats: dict[str, Format]
     models: dict[str, bytes]
+    quantisation: dict[str, Any]
 
 
 def export_bundle(config: Config, checkpoint: Path, threshold: float, data: ExportData, target: Path) -> Bundle:
@@ -88,7 +92,8 @@ def export_bundle(config: Config, checkpoint: Path, threshold: float, data: Expo
     Raises:
         TrainingError: the checkpoint is missing or is not a student's.
         ExportError: a student of another spec than the config's, fewer training pictures than
-            `export.calibration_images`, or a format that cannot be made or that no engine runs.
+            `export.calibration_images` or only good or only defective ones, or a format that
+            cannot be made or that no engine runs.
         DatasetError: a test split without both classes, or a picture that cannot be read.
     """
     network = student.load(checkpoint)
@@ -98,32 +103,44 @@ def export_bundle(config: Config, checkpoint: Path, threshold: float, data: Expo
     folded = network if network.folded else student.fold(network)
     console.print("student: converting (loading TensorFlow takes some seconds)")
     fp32 = student_onnx(folded)
+    measured = measure(fp32, _inputs(chosen, config.input, "calibrating ONNX int8"))
+    int8, quantisation = choose(measured, config.export, Judges(folded, threshold, data.val, config.input), "ONNX int8")
     made = {
-        "onnx_int8": quantise_onnx(fp32, _inputs(chosen, config.input, "calibrating ONNX int8")),
+        "onnx_int8": int8,
         "tflite_int8": student_tflite(folded, _inputs(chosen, config.input, "calibrating TFLite int8")),
     }
     grid = folded.spec.heat_grid
     formats = {"onnx_fp32": _with_heat(_format("onnx_fp32", threshold), grid, Steps("float32", 1.0, 0))}
     formats |= {name: _with_heat(_format(name, threshold, model), grid, model.heat) for name, model in made.items()}
     models = {"onnx_fp32": fp32, **{name: model.data for name, model in made.items()}}
-    exported = Exported("student", folded, folded.spec.to_plain(), checkpoint, formats, models)
+    exported = Exported("student", folded, folded.spec.to_plain(), checkpoint, formats, models, quantisation)
     return _pack(config, exported, threshold, data, target)
 
 
 def export_teacher(config: Config, checkpoint: Path, threshold: float, data: ExportData, target: Path) -> Bundle:
-    """Export the teacher as fp32 ONNX and write its bundle: the benchmark's reference.
+    """Export the teacher as fp32 and int8 ONNX and write its bundle: the benchmark's reference.
+
+    `export.calibration = "best"` tries but minmax and percentile here: each is judged plainly, which
+    takes ResNet-50 long.
 
     Raises:
         TrainingError: the checkpoint is missing or is not a teacher's.
-        ExportError: it cannot become ONNX, or ONNX Runtime does not run it rightly.
+        ExportError: it cannot become ONNX, ONNX Runtime does not run it rightly, or the training
+            pictures cannot calibrate (as `export_bundle`).
         DatasetError: as `export_bundle`.
     """
     network = teacher.load(checkpoint)
     _check_test(data.test)
+    chosen = _calibration(config, data.calibration)
     console.print("teacher: converting")
-    formats = {"onnx_fp32": _format("onnx_fp32", threshold)}
-    models = {"onnx_fp32": teacher_onnx(network, config.input)}
-    return _pack(config, Exported("teacher", network, None, checkpoint, formats, models), threshold, data, target)
+    fp32 = teacher_onnx(network, config.input)
+    measured = measure(fp32, _inputs(chosen, config.input, "teacher: calibrating ONNX int8"))
+    judges = Judges(network, threshold, data.val, config.input)
+    int8, quantisation = choose(measured, config.export, judges, "teacher: ONNX int8", METHODS[:2])
+    formats = {"onnx_fp32": _format("onnx_fp32", threshold), "onnx_int8": _format("onnx_int8", threshold, int8)}
+    models = {"onnx_fp32": fp32, "onnx_int8": int8.data}
+    exported = Exported("teacher", network, None, checkpoint, formats, models, quantisation)
+    return _pack(config, exported, threshold, data, target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +235,7 @@ def _manifest(config: Config, exported: Exported, trial: Trial, threshold: float
     facts = {
         "checkpoint_sha256": files.sha256_file(exported.checkpoint),
         "threshold": threshold,
+        "onnx_int8": exported.quantisation,
         "largest_logit_difference": {name: tested.largest_difference(name, fmt) for name, fmt in formats.items()},
     }
     return Manifest(
@@ -268,6 +286,12 @@ def _calibration(config: Config, train: Sequence[SampleSet]) -> list[Picture]:
             f"set it to {len(pictures)} or fewer, or generate more"
         )
     labels = [sample.label for _, sample in pictures]
+    defects = labels.count(DEFECT)
+    if count > 1 and defects in (0, len(labels)):
+        raise ExportError(
+            f"{len(labels) - defects} good and {defects} defective training pictures to calibrate int8 on; expected "
+            f"both, or the ranges miss what the others look like; add some of the missing class, or generate them"
+        )
     return [pictures[index] for index in quantised.calibration_indices(labels, count, config.seed)]
 
 

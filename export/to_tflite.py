@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diagline.errors import ExportError, require
-from export.quantise import PIXEL_SCALE, PIXEL_ZERO_POINT, QuantisedModel, Steps
+from export.quantise import PIXEL_SCALE, PIXEL_ZERO_POINT, QuantisedModel, Steps, checked
 from export.to_keras import keras_twin, silenced, tensorflow
 from training.student import Student
 
@@ -29,15 +29,13 @@ def student_tflite(student: Student, calibration: Iterable[NDArray[np.uint8]], h
         heat: with a second output after the logit, (1, rows, columns, 1) int8.
 
     Raises:
-        ExportError: no calibration picture, an input scale that is not 1/255, or an operator
-            outside `OPERATORS`.
+        ExportError: no calibration picture, one of another shape or dtype than the network's input,
+            an input scale that is not 1/255, or an operator outside `OPERATORS`.
         MissingExtraError: TensorFlow is not installed.
     """
-    rest = iter(calibration)
-    first = next(rest, None)
-    if first is None:
-        raise ExportError("no calibration picture; expected 1 or more; give training pictures to calibrate on")
-    first = first.copy()
+    spec = student.spec
+    rest = checked(calibration, (spec.height_px, spec.width_px, spec.channels))
+    first = next(rest).copy()
     first[0, 0], first[0, 1] = 0, 255  # two pixels fix the input's range: 0..1, whatever was photographed
 
     def pictures() -> Iterator[list[NDArray[np.float32]]]:
@@ -84,11 +82,17 @@ def _logit_first(data: bytes) -> bytes:
 
 
 def _check_operators(data: bytes) -> None:
-    other = sorted(set(operators(data)) - OPERATORS)
+    schema = require("ai_edge_litert.schema_py_generated", "edge")
+    graph = schema.Model.GetRootAsModel(data, 0).Subgraphs(0)
+    other = [
+        f"{name} (operator {index}, {graph.Tensors(graph.Operators(index).Outputs(0)).Name().decode()})"
+        for index, name in enumerate(operators(data))
+        if name not in OPERATORS
+    ]
     if other:
         raise ExportError(
-            f"int8 TFLite holds {', '.join(other)}; expected only {', '.join(sorted(OPERATORS))}; "
-            f"this TensorFlow converts differently: install the version in constraints.txt"
+            f"int8 TFLite holds {', '.join(other)}; expected only {', '.join(sorted(OPERATORS))}; build the student "
+            f"of a StudentSpec's layers, or install the TensorFlow of constraints.txt, which converts them"
         )
 
 

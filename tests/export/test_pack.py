@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from small_students import lively, logits, pictures
 
@@ -21,7 +22,8 @@ from diagline.preprocess import InputContract, preprocess
 from diagline.samples import Sample, SampleSet
 from edge_runtime.engines import FakeEngine, open_engine
 from edge_runtime.selftest import self_test
-from export import pack
+from export import choose, pack
+from export.calibrate import METHODS
 from export.pack import ExportData, export_bundle, export_teacher
 from training import student, student_spec, teacher
 
@@ -89,6 +91,17 @@ def test_the_bundle_holds_the_three_formats_and_reads_back(packed: Bundle) -> No
     assert ENGINES[name] == engine
     assert manifest.metrics_split["split"] == "test"
     assert manifest.metrics_split["good"] + manifest.metrics_split["defects"] == 30
+
+
+def test_the_bundle_tells_how_its_int8_ranges_were_chosen(line: Line, packed: Bundle, tmp_path: Path) -> None:
+    how = packed.manifest.provenance["onnx_int8"]
+    assert how["calibration"] in how["scores"] and set(how["scores"]) == set(METHODS)
+    assert how["weights"] == choose.resolve("auto") and how["pictures"] == 30
+    best = how["scores"][how["calibration"]]
+    assert best["flips"] == min(score["flips"] for score in how["scores"].values())
+    again = line.export(tmp_path / "line.bundle")
+    assert again.manifest.provenance == packed.manifest.provenance
+    assert [again.path(name).read_bytes() for name in FORMATS] == [packed.path(name).read_bytes() for name in FORMATS]
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -164,6 +177,16 @@ def too_few(line: Line) -> dict[str, Any]:
     return {"config": replace(line.config, export=ExportConfig(calibration_images=31, golden_images=6))}
 
 
+def only(label: int) -> Any:
+    def calibration_of_one_class(line: Line) -> dict[str, Any]:
+        return {
+            "data": replace(line.data, calibration=tuple(one.labelled(label) for one in line.data.calibration)),
+            "config": replace(line.config, export=ExportConfig(calibration_images=8, golden_images=6)),
+        }
+
+    return calibration_of_one_class
+
+
 def other_size(line: Line) -> dict[str, Any]:
     return {"config": replace(line.config, student=StudentConfig(size="S30"))}
 
@@ -181,6 +204,8 @@ def no_checkpoint(line: Line) -> dict[str, Any]:
     [
         (one_class, DatasetError, "good and 0 defective"),
         (too_few, ExportError, "export.calibration_images = 31, but there are 30"),
+        (only(0), ExportError, "19 good and 0 defective training pictures to calibrate int8 on; expected both"),
+        (only(1), ExportError, "0 good and 11 defective training pictures to calibrate int8 on; expected both"),
         (other_size, ExportError, "the config asks for S30 at 48x64x3"),
         (other_input, ExportError, "for 48x64x3; the config asks for S10 at 64x64x3"),
         (no_checkpoint, TrainingError, "gone.pt: not found"),
@@ -196,7 +221,8 @@ def test_bad_input_is_refused_before_any_work_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_teachers_bundle_is_the_reference_in_fp32(line: Line, tmp_path: Path) -> None:
+def test_the_teachers_bundle_is_the_reference_in_fp32_and_int8(line: Line, tmp_path: Path) -> None:
+    torch.manual_seed(0)
     network = teacher.Teacher().eval()
     for block in network.modules():
         if hasattr(block, "bn3"):
@@ -207,7 +233,10 @@ def test_the_teachers_bundle_is_the_reference_in_fp32(line: Line, tmp_path: Path
     packed = export_teacher(line.config, tmp_path / "teacher.pt", 0.25, data, tmp_path / "line-teacher.bundle")
     manifest = packed.manifest
     assert manifest.network == "teacher" and manifest.spec is None
-    assert list(manifest.formats) == ["onnx_fp32"] and manifest.fastest == ("onnx_fp32", "onnxruntime")
-    assert manifest.formats["onnx_fp32"].heat is None
-    assert manifest.formats["onnx_fp32"].threshold == 0.25 and manifest.flips == {"onnx_fp32": 0}
+    assert list(manifest.formats) == ["onnx_fp32", "onnx_int8"] and manifest.fastest[1] == "onnxruntime"
+    assert all(fmt.heat is None and fmt.engines == ("onnxruntime",) for fmt in manifest.formats.values())
+    assert manifest.formats["onnx_fp32"].threshold == 0.25 and manifest.flips["onnx_fp32"] == 0
+    assert manifest.flips["onnx_int8"] <= len(some) / 4
+    assert packed.path("onnx_int8").stat().st_size < packed.path("onnx_fp32").stat().st_size / 3
+    assert set(manifest.provenance["onnx_int8"]["scores"]) == {"minmax", "percentile"}
     assert manifest.provenance["largest_logit_difference"]["onnx_fp32"] < 1e-3

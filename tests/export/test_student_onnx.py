@@ -17,9 +17,10 @@ from onnx import TensorProto
 from small_students import lively, logits, pictures, random_spec, residual_spec
 from torch import nn
 
+import export.quantise
 from diagline.errors import ExportError
 from diagline.preprocess import InputContract
-from export.quantise import QuantisedModel, quantise_onnx
+from export.quantise import OPERATORS, QuantisedModel, quantise_onnx
 from export.to_onnx import student_onnx, teacher_onnx
 from training.student import Student, fold
 from training.student_spec import POOLS, StudentSpec, spec
@@ -109,6 +110,27 @@ def test_int8_stays_within_a_few_steps_of_torch(student: Student, int8: Quantise
     assert np.abs(apart).mean() < 3 * int8.scale
 
 
+def test_int8_is_within_a_few_steps_of_most_random_students() -> None:
+    medians = []
+    for seed in range(12):
+        network = lively(random_spec(seed), seed)
+        images = pictures(network.spec, 16, seed)
+        made = quantise_onnx(student_onnx(network), images)
+        apart = run(made.data, images) - made.zero_point - logits(network, images) / made.scale
+        medians.append(float(np.median(np.abs(apart))))
+    print([f"{median:.1f}" for median in medians])
+    assert sum(median < 5 for median in medians) >= 9 and max(medians) < 40
+
+
+def test_an_operator_that_is_no_integer_one_is_refused_by_name_and_place(
+    student: Student, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export.quantise, "OPERATORS", OPERATORS - {"GlobalAveragePool"})
+    where = r"GlobalAveragePool \(node \d+, GlobalAveragePool:pooled\)"
+    with pytest.raises(ExportError, match=rf"^int8 ONNX holds {where}; expected only Add, .*; build"):
+        quantise_onnx(student_onnx(student), pictures(SMALL, 2))
+
+
 def test_int8_sees_every_grey_level_exactly(int8: QuantisedModel) -> None:
     values = {
         item.name: onnx.numpy_helper.to_array(item) for item in onnx.load_model_from_string(int8.data).graph.initializer
@@ -178,6 +200,23 @@ def test_the_teachers_file_takes_the_same_picture_and_gives_its_logit(channels: 
     with torch.no_grad():
         batch = torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).astype(np.float32)) / 255
         np.testing.assert_allclose(run(model, images), teacher.eval()(batch).numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", (1, 3))
+def test_the_teachers_int8_file_counts_in_integers_and_rounds_its_logit_alone_at_the_end(
+    channels: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    fp32 = teacher_onnx(SmallTeacher().eval(), InputContract(33, 21, channels))
+    rng = np.random.default_rng(4)
+    images = [(rng.uniform(0.2, 1) * rng.integers(0, 256, (21, 33, channels))).astype(np.uint8) for _ in range(24)]
+    made = quantise_onnx(fp32, images)
+    assert ends(made.data) == [("image", TensorProto.UINT8, [1, 21, 33, channels]), ("logit", TensorProto.INT8, [1, 1])]
+    assert made.heat is None
+    apart = run(made.data, images, tmp_path / "optimised.onnx") - made.zero_point - run(fp32, images) / made.scale
+    assert np.abs(apart).max() < 8 and np.abs(apart).mean() < 3
+    counted = Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
+    assert counted["QLinearConv"] == 1 and counted["Conv"] == 0
 
 
 def test_a_teacher_that_cannot_be_traced_is_refused() -> None:
