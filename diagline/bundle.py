@@ -74,7 +74,7 @@ class Format:
         threshold: REJECT at or above, in the output's own domain (an int for int8).
         metrics: ap, precision, recall, escape, overkill on `Manifest.metrics_split`, measured
             through this file.
-        engines: the engines that gave this file's verdicts at export.
+        engines: the engines that gave this file's verdicts at export; the golden outputs are the first one's.
         heat: the second output; None in a teacher's file, and in bundles made before there was one.
     """
 
@@ -103,7 +103,8 @@ class Manifest:
         spec: the StudentSpec as plain data; None for a teacher.
         input: what `preprocess` must make of a frame.
         formats: by name (`FORMATS`).
-        fastest: (format, engine) that was fastest of the verified at export.
+        fastest: (format, engine) that was fastest of the verified where `diagline bench --record`
+            timed them; None until then.
         metrics_split: which samples the metrics rest on: dataset hash, split, counts.
         flips: per format the verdicts that differ from the torch network on that split; in a certified
             bundle from the first certified format, each at its certified threshold.
@@ -116,7 +117,7 @@ class Manifest:
     spec: dict[str, Any] | None
     input: InputContract
     formats: dict[str, Format]
-    fastest: tuple[str, str]
+    fastest: tuple[str, str] | None
     metrics_split: dict[str, Any]
     flips: dict[str, int]
     provenance: dict[str, Any]
@@ -273,8 +274,9 @@ def _manifest(body: dict[str, Any]) -> Manifest:
     fields = dict(body)
     fields["input"] = InputContract(**fields["input"])
     fields["formats"] = {name: _format(entry) for name, entry in fields["formats"].items()}
-    first, engine = fields["fastest"]
-    fields["fastest"] = (first, engine)
+    if fields["fastest"] is not None:
+        first, engine = fields["fastest"]
+        fields["fastest"] = (first, engine)
     return Manifest(**fields)
 
 
