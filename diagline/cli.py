@@ -307,27 +307,56 @@ def bench(
     ] = None,
     threads: Annotated[str, typer.Option(help="Thread counts, e.g. 1,2")] = "1,2",
     seconds: Annotated[float, typer.Option(min=0.1, help="Time a row is measured")] = 3.0,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Pictures to measure accuracy on; of a config its test split"),
+    ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write what was fastest into the bundle, for run --format fastest")
+    ] = False,
     overrides: Set = None,
     tiny: Tiny = False,
     as_json: Json = False,
 ) -> None:
-    """Measure size, accuracy and latency of every format and engine, beside ResNet-50 fp32."""
+    """Measure size, accuracy and latency of every format and engine, beside ResNet-50 on its fastest."""
     require("cv2", "edge")
     from diagline import bundle as bundles
+    from diagline import layouts
     from edge_runtime import bench as room
+    from edge_runtime import bench_accuracy, bench_table
 
-    root = load(target, overrides, tiny).bundle if target.suffix == ".toml" else target
+    config = load(target, overrides, tiny) if target.suffix == ".toml" else None
+    root, line = (config.bundle, config.run) if config is not None else (target, configs.RunConfig())
     beside = root.with_name(f"{root.name.removesuffix('.bundle')}-teacher.bundle")
     if reference is None and beside.is_dir():
         reference = beside
     counts = _threads(threads)
-    result = room.bench(bundles.read(root), bundles.read(reference) if reference else None, counts, seconds)
-    if as_json:
-        print(json.dumps(room.to_json(result)))
-        return
-    console.print(room.to_table(result))
+    if record and line.threads not in counts:
+        counts = (*counts, line.threads)
+    bundle, pictures = bundles.read(root), None
+    if data is not None:
+        pictures = bench_accuracy.pictures_of(data, bundle)
+    elif config is not None:
+        whole = layouts.open_data(config.data.root, config.data.layout, config.split_seed)
+        pictures = bench_accuracy.check(whole.split("test"))
+    result = room.bench(bundle, bundles.read(reference) if reference else None, counts, seconds, pictures)
+    if not as_json:
+        console.print(bench_table.to_table(result))
+    for skipped in result.skipped:
+        console.print(skipped, soft_wrap=True)
     if reference is None:
         console.print("no reference row: give the ResNet-50's bundle with --reference", soft_wrap=True)
+    recorded = None
+    if record:
+        best = room.fastest(bundle, result, line.threads)
+        bundle = room.record_fastest(bundle, best)
+        recorded = {"format": best.format, "engine": best.engine, "threads": best.threads, "bundle": bundle.model}
+        console.print(
+            f"recorded in {bundle.root}: {best.format} on {best.engine} is the fastest at {best.threads} threads",
+            soft_wrap=True,
+        )
+    if as_json:
+        print(json.dumps({**room.to_json(result), "recorded": recorded}))
 
 
 @app.command()

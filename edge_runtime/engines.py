@@ -45,9 +45,11 @@ class Engine(Protocol):
 
     Attributes:
         name: as bundles and tables name it.
+        precision: what it computes in: fp32, int8 or bf16; a mix is joined by `+`, what most layers use first.
     """
 
     name: str
+    precision: str
 
     def infer(self, image_u8: NDArray[np.uint8]) -> float:
         """The raw output, in the file's own domain, for a `(height_px, width_px, channels)` uint8 picture."""
@@ -94,9 +96,9 @@ def open_engine(
             f"take openvino, which computes in fp32"
         )
     if engine == "onnxruntime":
-        return OnnxEngine(path, fmt, contract, threads)
+        return OnnxEngine(path, fmt, contract, threads, format_name.partition("_")[2])
     if engine == "litert":
-        return LiteRtEngine(path, fmt, contract, threads)
+        return LiteRtEngine(path, fmt, contract, threads, format_name.partition("_")[2])
     from edge_runtime.openvino_engine import OpenVinoEngine
 
     return OpenVinoEngine(path, fmt, contract, threads, engine)
@@ -126,18 +128,14 @@ def missing(engine: str) -> str | None:
     return "this processor has no bf16" if engine == OPENVINO_BF16 and not BF16_FLAGS & cpu_flags() else None
 
 
-def precision_of(format_name: str, engine: str) -> str:
-    """What an engine computes a format in: fp32, int8 or bf16."""
-    return "bf16" if engine == OPENVINO_BF16 else format_name.partition("_")[2]
-
-
 class OnnxEngine:
     """ONNX Runtime on the processor, input and output bound to buffers made once."""
 
     name = "onnxruntime"
 
-    def __init__(self, path: Path, fmt: Format, contract: InputContract, threads: int) -> None:
+    def __init__(self, path: Path, fmt: Format, contract: InputContract, threads: int, precision: str) -> None:
         """Open the file; raises as `open_engine`."""
+        self.precision = precision
         ort = require(*LIBRARIES[self.name])
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -187,8 +185,9 @@ class LiteRtEngine:
 
     name = "litert"
 
-    def __init__(self, path: Path, fmt: Format, contract: InputContract, threads: int) -> None:
+    def __init__(self, path: Path, fmt: Format, contract: InputContract, threads: int, precision: str) -> None:
         """Open the file; raises as `open_engine`."""
+        self.precision = precision
         litert = require(*LIBRARIES[self.name])
         try:
             with native_stderr_off():  # "INFO: Created TensorFlow Lite XNNPACK delegate for CPU."
@@ -230,7 +229,7 @@ class FakeEngine:
     """An engine that answers from a list, in turn, and counts; an exception in the list is raised."""
 
     def __init__(self, answers: Sequence[float | Exception], name: str = "fake") -> None:
-        self.name = name
+        self.name, self.precision = name, "none"
         self.answers = tuple(answers)
         self.calls = 0
 

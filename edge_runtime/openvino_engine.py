@@ -1,12 +1,14 @@
 """OpenVINO on the processor: a second engine for ONNX and TFLite files alike, of the optional extra `openvino`.
 
 Where the processor can, OpenVINO computes float networks in bf16 unless told otherwise; here it
-is always told: fp32 as `openvino`, bf16 as `openvino_bf16`. An int8 file runs in int8 either way.
+is always told: fp32 as `openvino`, bf16 as `openvino_bf16`. Of an int8 file it may compute some layers in
+fp32 (the first; depthwise ones of odd width); `precision` says what the compiled network does.
 Leaves out: which formats it is verified on (that is decided at export) and OpenVINO's other devices.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,16 @@ from diagline.preprocess import InputContract
 from edge_runtime.engines import LIBRARIES, OPENVINO_BF16, Tensor, check_done, check_tensors, one_line, writer
 from edge_runtime.quiet import native_stderr_off
 
+WEIGHTED = ("Convolution", "FullyConnected", "MatMul")
+PRECISIONS = {"f32": "fp32", "u8": "int8", "i8": "int8"}
+
 
 class OpenVinoEngine:
     """A file compiled for the processor, input and outputs bound to buffers made once.
 
     Attributes:
         name: "openvino" or "openvino_bf16".
+        precision: as `Engine`, read from the compiled network.
     """
 
     def __init__(self, path: Path, fmt: Format, contract: InputContract, threads: int, name: str) -> None:
@@ -58,6 +64,7 @@ class OpenVinoEngine:
         self._request.set_input_tensor(openvino.Tensor(self._input, shared_memory=True))
         for index, output in enumerate(self._outputs):
             self._request.set_output_tensor(index, openvino.Tensor(output, shared_memory=True))
+        self.precision = _precision(compiled)
         self._heat, self._done = fmt.heat, False
 
     def infer(self, image_u8: NDArray[np.uint8]) -> float:
@@ -76,3 +83,12 @@ class OpenVinoEngine:
 
 def _found(ports: Any) -> list[Tensor]:
     return [(np.dtype(port.element_type.to_dtype()).name, tuple(port.shape)) for port in ports]
+
+
+def _precision(compiled: Any) -> str:
+    """What the layers with weights compute in; of a network without any, all of its layers."""
+    facts = [operation.get_rt_info() for operation in compiled.get_runtime_model().get_ops()]
+    layers = [(fact["layerType"].value, fact["runtimePrecision"].value) for fact in facts]
+    weighted = [kind for layer, kind in layers if layer in WEIGHTED]
+    kinds = [PRECISIONS.get(kind, kind) for kind in weighted or (kind for layer, kind in layers if layer != "Const")]
+    return "+".join(kind for kind, _ in Counter(kinds).most_common())
