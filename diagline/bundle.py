@@ -79,7 +79,7 @@ class Format:
         threshold: REJECT at or above, in the output's own domain (an int for int8).
         metrics: ap, precision, recall, escape, overkill on `Manifest.metrics_split`, measured
             through this file.
-        engines: the engines that gave this file's verdicts at export.
+        engines: the engines that gave this file's verdicts at export; the golden outputs are the first one's.
         heat: the second output; None in a teacher's file, and in bundles made before there was one.
     """
 
@@ -108,14 +108,14 @@ class Manifest:
         spec: the StudentSpec as plain data; None for a teacher.
         input: what `preprocess` must make of a frame.
         formats: by name (`FORMATS`).
-        fastest: (format, engine) that was measured fastest of the verified; None until it was measured.
+        fastest: (format, engine) that was fastest of the verified where `diagline bench --record`
+            timed them; None until then.
         metrics_split: which samples the metrics rest on: dataset hash, split, counts.
         flips: per format the verdicts that differ from the torch network on that split; in a certified
             bundle from the first certified format, each at its certified threshold.
         certificate: None until one is issued (`export/issue.py`; its keys: docs/certificate.md).
-        parity: what the parity ladder said at export (`export/ladder.py`); None in bundles of schema version 1.
         provenance: resolved config, seed, versions, git revision.
-        parity: what the parity ladder found, as plain data; None until it was climbed.
+        parity: what the parity ladder found at export (docs/parity.md); None in bundles of schema version 1.
     """
 
     name: str
@@ -127,7 +127,6 @@ class Manifest:
     metrics_split: dict[str, Any]
     flips: dict[str, int]
     provenance: dict[str, Any]
-    parity: dict[str, Any] | None = None
     certificate: dict[str, Any] | None = None
     parity: dict[str, Any] | None = None
 

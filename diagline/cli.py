@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from diagline import cli_keys, cli_proof
+from diagline import cli_keys, cli_proof, signing
 from diagline import config as configs
 from diagline.cli_options import (
     AllowUnsigned,
@@ -333,28 +333,60 @@ def bench(
     seconds: Annotated[float, typer.Option(min=0.1, help="Time a row is measured")] = 3.0,
     keys: Keys = None,
     allow_unsigned: AllowUnsigned = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Pictures to measure accuracy on; of a config its test split"),
+    ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write what was fastest into the bundle, for run --format fastest")
+    ] = False,
+    sign: Sign = None,
     overrides: Set = None,
     tiny: Tiny = False,
     as_json: Json = False,
 ) -> None:
-    """Measure size, accuracy and latency of every format and engine, beside ResNet-50 fp32."""
+    """Measure size, accuracy and latency of every format and engine, beside ResNet-50 on its fastest."""
     require("cv2", "edge")
+    from diagline import layouts
     from edge_runtime import bench as room
+    from edge_runtime import bench_accuracy, bench_table
 
-    root = load(target, overrides, tiny).bundle if target.suffix == ".toml" else target
+    config = load(target, overrides, tiny, sign) if target.suffix == ".toml" else None
+    key = config.signing_key if config is not None else sign
+    root, line = (config.bundle, config.run) if config is not None else (target, configs.RunConfig())
     beside = root.with_name(f"{root.name.removesuffix('.bundle')}-teacher.bundle")
     if reference is None and beside.is_dir():
         reference = beside
     counts = _threads(threads)
-    bundle = open_bundle(root, keys, allow_unsigned)
+    if record and line.threads not in counts:
+        counts = (*counts, line.threads)
+    bundle, pictures = open_bundle(root, keys, allow_unsigned), None
+    if record:
+        signing.check_rewritable(bundle, key)
     teacher = open_bundle(reference, keys, allow_unsigned) if reference else None
-    result = room.bench(bundle, teacher, counts, seconds)
-    if as_json:
-        print(json.dumps(room.to_json(result)))
-        return
-    console.print(room.to_table(result))
+    if data is not None:
+        pictures = bench_accuracy.pictures_of(data, bundle)
+    elif config is not None:
+        whole = layouts.open_data(config.data.root, config.data.layout, config.split_seed)
+        pictures = bench_accuracy.check(whole.split("test"))
+    result = room.bench(bundle, teacher, counts, seconds, pictures)
+    if not as_json:
+        console.print(bench_table.to_table(result))
+    for skipped in result.skipped:
+        console.print(skipped, soft_wrap=True)
     if reference is None:
         console.print("no reference row: give the ResNet-50's bundle with --reference", soft_wrap=True)
+    recorded = None
+    if record:
+        best = room.fastest(bundle, result, line.threads)
+        bundle = room.record_fastest(bundle, best, key)
+        recorded = {"format": best.format, "engine": best.engine, "threads": best.threads, "bundle": bundle.model}
+        console.print(
+            f"recorded in {bundle.root}: {best.format} on {best.engine} is the fastest at {best.threads} threads",
+            soft_wrap=True,
+        )
+    if as_json:
+        print(json.dumps({**room.to_json(result), "recorded": recorded}))
 
 
 @app.command()

@@ -12,7 +12,19 @@ from typing import Annotated
 
 import typer
 
-from diagline.cli_options import ConfigFile, Json, Set, Sign, SkipBad, Tiny, load, say_run
+from diagline.cli_options import (
+    AllowUnsigned,
+    ConfigFile,
+    Json,
+    Keys,
+    Set,
+    Sign,
+    SkipBad,
+    Tiny,
+    load,
+    open_bundle,
+    say_run,
+)
 from diagline.console import SPEAKS, console
 from diagline.errors import ConfigError, GenerationError, ParityError
 
@@ -35,13 +47,17 @@ def parity(
         float | None, typer.Option(min=0.0, max=1.0, help="Share of verdicts that may differ; as at the export")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Where the report is written (runs/parity-NAME)")] = None,
+    keys: Keys = None,
+    allow_unsigned: AllowUnsigned = False,
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
     """Show pictures to every form, torch to TFLite Micro, and say where verdicts flip; exit code 3 if too many do."""
     from diagline import verbs_proof
 
-    found = verbs_proof.parity(bundle, data, layout, checkpoint, flips, output, skip_bad)
+    found = verbs_proof.parity(
+        open_bundle(bundle, keys, allow_unsigned), data, layout, checkpoint, flips, output, skip_bad
+    )
     if as_json:
         print(json.dumps(found.ladder.details(found.allowed)))
     from export import ladder_page

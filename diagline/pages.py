@@ -220,7 +220,8 @@ def kinds_table(found: Comparison) -> Table:
 def bundle_table(bundle: Bundle) -> Table:
     """A bundle's formats with their size, AP, flips and engines, for the terminal."""
     manifest = bundle.manifest
-    title = f"{bundle.model}, fastest: {' on '.join(manifest.fastest or ('not measured',))}"
+    fastest = " on ".join(manifest.fastest) if manifest.fastest is not None else "not timed yet"
+    title = f"{bundle.model}, fastest: {fastest}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     for index, name in enumerate(("format", "size", "AP", "flips", "threshold", "verified on")):
         table.add_column(name, justify="right" if index else "left")

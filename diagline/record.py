@@ -18,7 +18,7 @@ from diagline.config import Config
 
 LIBRARIES = (
     "diagline", "torch", "torchvision", "diffusers", "transformers", "peft", "onnx", "onnxruntime",
-    "tensorflow", "ai-edge-litert", "opencv-python-headless", "opencv-python", "numpy",
+    "tensorflow", "ai-edge-litert", "openvino", "opencv-python-headless", "opencv-python", "numpy",
 )  # fmt: skip
 
 

@@ -155,7 +155,7 @@ class Climbed:
 
 
 def parity(
-    root: Path, data: Path, layout: str, checkpoint: Path | None, flips: float | None, output: Path | None,
+    bundle: Bundle, data: Path, layout: str, checkpoint: Path | None, flips: float | None, output: Path | None,
     skip_bad: bool,
 ) -> Climbed:  # fmt: skip
     """Show a folder's pictures to every form of a bundle; writes parity.html and parity.json.
@@ -164,13 +164,12 @@ def parity(
     the same file; otherwise ONNX fp32 is the top of the ladder.
 
     Raises:
-        BundleError, DatasetError: the bundle or the folder cannot be used.
+        BundleError, DatasetError: a file of the bundle or the folder cannot be used.
         TrainingError, ExportError: not the checkpoint that the bundle was made of.
     """
     require("torch", "workstation")
     from export import climb, ladder_page
 
-    bundle = bundles.read(root)
     layout = layouts.detect(data) if layout == "auto" else layout
     pictures = layouts.open_data(data, layout, 0, skip_bad)
     pictures = pictures.split("test") if len(pictures.split("test")) else pictures

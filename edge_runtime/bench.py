@@ -2,37 +2,41 @@
 
 The golden pictures go through the same `Inspector` and log as frames do, one after the other
 (closed loop). Percentiles are of every frame, the slowest included; warm-up stands apart.
-ResNet-50 fp32 is the reference row. Leaves out: frames arriving at line rate (open loop), and
-accuracy, which is the manifest's.
+ResNet-50 stands beside them in the format and engine it is fastest in. An engine that is not
+installed here, or fails the golden vectors here, is left out, and `BenchResult.skipped` says so.
+Leaves out: frames arriving at line rate (open loop), accuracy (`bench_accuracy.py`) and the
+table (`bench_table.py`).
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich import box
-from rich.table import Table
 
+from diagline import bundle as bundles
 from diagline import record
 from diagline.bundle import Bundle
 from diagline.console import track
 from diagline.errors import BundleError
+from diagline.samples import DEFECT, GOOD, SampleSet
+from edge_runtime import bench_accuracy
+from edge_runtime.bench_accuracy import Accuracy
 from edge_runtime.camera.frames import Frame, stamp
+from edge_runtime.engines import OPENVINO_BF16, missing
 from edge_runtime.loop import Inspector, JsonLog, open_inspector
 
 MIN_FRAMES = 20
 REFERENCE = "ResNet-50"
 STAGES = ("preprocess", "inference", "whole")
-HEAD = (
-    "network", "format", "engine", "threads", "size", "AP", "ms", "p50", "p90", "p99", "p99.9", "max", "fps",
-)  # fmt: skip
+Pair = tuple[str, str]
+"""A format and one of its engines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,9 @@ class Row:
     """One network in one format on one engine.
 
     Attributes:
-        ap: average precision as the manifest has it; None where it has none.
+        model: `Bundle.model` of its bundle.
+        precision: what the engine computed in (`Engine.precision`).
+        accuracy: on `BenchResult.data` through this engine; without data as the manifest has it.
         frames: frames measured.
         preprocess, inference, whole: latency of the stages; whole is from the frame's arrival
             to its record in the log.
@@ -65,11 +71,13 @@ class Row:
     """
 
     network: str
+    model: str
     format: str
     engine: str
+    precision: str
     threads: int
     size_bytes: int
-    ap: float | None
+    accuracy: Accuracy
     frames: int
     preprocess: Latency
     inference: Latency
@@ -84,6 +92,10 @@ class BenchResult:
     Attributes:
         bundle: `Bundle.model` of the bundle.
         reference: likewise of the reference's bundle, or None.
+        data: root, SHA-256 and counts of the pictures the accuracies rest on; None: the manifest's figures.
+        skipped: what was left out, and why, a line each.
+        rows: the bundle's formats and engines at each thread count, then the reference's fastest at each.
+        tried: the reference's other formats and engines, timed shortly to find its fastest.
     """
 
     bundle: str
@@ -91,63 +103,158 @@ class BenchResult:
     machine: dict[str, Any]
     versions: dict[str, str]
     seconds: float
+    data: dict[str, Any] | None
+    skipped: tuple[str, ...]
     rows: tuple[Row, ...]
+    tried: tuple[Row, ...]
 
 
 def bench(
-    bundle: Bundle, reference: Bundle | None = None, threads: Sequence[int] = (1, 2), seconds: float = 3.0
+    bundle: Bundle,
+    reference: Bundle | None = None,
+    threads: Sequence[int] = (1, 2),
+    seconds: float = 3.0,
+    pictures: SampleSet | None = None,
 ) -> BenchResult:
     """Measure every format on each of its verified engines at each thread count, then the reference.
 
     Args:
-        reference: a teacher's bundle, whose fp32 row stands last.
+        reference: a teacher's bundle.
         threads: processor threads of one inference.
         seconds: how long each row is measured; at least `MIN_FRAMES` frames.
+        pictures: what the accuracies are measured on; None means the manifest's.
 
     Raises:
-        BundleError: a file does not open, or its golden vectors fail on this machine.
-        MissingExtraError: an engine's library is not installed.
+        BundleError: a file does not open, or no engine passes the golden vectors on this machine.
+        DatasetError: a picture that cannot be read, or pictures of one class.
     """
-    jobs = [
-        (which, name, engine, count)
-        for which in (bundle, reference)
-        if which is not None
-        for name, fmt in which.manifest.formats.items()
-        for engine in fmt.engines
-        for count in threads
-    ]
-    rows = [_row(*job, seconds) for job in track(jobs, "bench")]
+    skipped: list[str] = []
+    jobs = [(pair, count) for pair in _usable(bundle, skipped) for count in threads]
+    rows = [_row(bundle, pair, count, seconds) for pair, count in track(jobs, "bench")]
+    tried: list[Row] = []
+    if reference is not None:
+        pairs = _usable(reference, skipped)
+        for count in track(threads, f"bench {REFERENCE}"):
+            short = [_row(reference, pair, count, 0.0) for pair in pairs]
+            best = min(short, key=lambda row: row.inference.p50)
+            rows.append(_row(reference, (best.format, best.engine), count, seconds))
+            tried += [row for row in short if row is not best]
+    if pictures is not None:
+        rows = _scored([bundle, *([reference] if reference is not None else [])], rows, pictures)
     return BenchResult(
         bundle=bundle.model,
         reference=reference.model if reference is not None else None,
         machine=record.machine(),
         versions=record.versions(),
         seconds=seconds,
+        data=_facts(pictures) if pictures is not None else None,
+        skipped=tuple(skipped),
         rows=tuple(rows),
+        tried=tuple(tried),
     )
 
 
-def _row(bundle: Bundle, format_name: str, engine: str, threads: int, seconds: float) -> Row:
+def fastest(bundle: Bundle, result: BenchResult, threads: int) -> Row:
+    """The row of a bundle that a line should run: the lowest p50 of inference at its thread count.
+
+    Never bf16, which strays more than a threshold bears; and in a certified bundle none but the
+    engines whose verdicts are certified.
+
+    Raises:
+        BundleError: no row is left.
+    """
+    issued = (bundle.manifest.certificate or {}).get("formats")
+    rows = [
+        row
+        for row in result.rows
+        if (row.model, row.threads) == (bundle.model, threads)
+        and row.engine != OPENVINO_BF16
+        and (issued is None or issued.get(row.format, {}).get("engine") == row.engine)
+    ]
+    if not rows:
+        raise BundleError(
+            f"{bundle.root}: no row at {threads} threads that may be recorded as the fastest; expected a verified "
+            f"format on a certified engine; certify the bundle again where its engines run"
+        )
+    return min(rows, key=lambda row: row.inference.p50)
+
+
+def record_fastest(bundle: Bundle, row: Row, key: Path | None = None) -> Bundle:
+    """Write the bundle anew with that row as its fastest; nothing else in it changes.
+
+    Args:
+        key: the private key that signs it again.
+
+    Raises:
+        OutputError: the folder cannot be written to.
+    """
+    manifest = replace(bundle.manifest, fastest=(row.format, row.engine))
+    models = {name: bundle.path(name).read_bytes() for name in manifest.formats}
+    golden = [(vector, bundle.golden_frame(vector)) for vector in bundle.golden]
+    return bundles.write(bundle.root, manifest, models, golden, key)
+
+
+def _usable(bundle: Bundle, skipped: list[str]) -> list[Pair]:
+    """The verified pairs that run here and pass the golden vectors; `skipped` takes a line for each other.
+
+    Raises:
+        BundleError: none does.
+    """
+    pairs = [(name, engine) for name, fmt in bundle.manifest.formats.items() for engine in fmt.engines]
+    usable = []
+    for name, engine in track(pairs, f"{bundle.manifest.network}: golden vectors"):
+        why = missing(engine) or open_inspector(bundle, name, 1, engine).fault
+        if why is None:
+            usable.append((name, engine))
+        else:
+            skipped.append(f"{bundle.manifest.network} {name} on {engine} is left out: {why}")
+    if not usable:
+        raise BundleError(
+            f"{bundle.root}: nothing runs here ({skipped[-1] if skipped else 'no format is verified on an engine'}); "
+            f"expected a verified engine that passes the golden vectors; export it again"
+        )
+    return usable
+
+
+def _row(bundle: Bundle, pair: Pair, threads: int, seconds: float) -> Row:
+    format_name, engine = pair
     inspector = open_inspector(bundle, format_name, threads, engine)
     frames = [bundle.golden_frame(golden) for golden in bundle.golden]
     with tempfile.TemporaryDirectory() as folder:
         log = JsonLog(Path(folder) / "verdicts.jsonl")
         stages = measure(inspector, frames, log, seconds)
         log.close()
-    fmt = bundle.manifest.formats[format_name]
     return Row(
         network=REFERENCE if bundle.manifest.network == "teacher" else bundle.manifest.network,
+        model=bundle.model,
         format=format_name,
         engine=engine,
+        precision=inspector.engine.precision,
         threads=threads,
         size_bytes=bundle.path(format_name).stat().st_size,
-        ap=fmt.metrics.get("ap"),
+        accuracy=bench_accuracy.said(bundle, format_name),
         frames=len(stages["whole"]),
         preprocess=Latency.of(stages["preprocess"]),
         inference=Latency.of(stages["inference"]),
         whole=Latency.of(stages["whole"]),
         throughput_hz=len(stages["whole"]) * 1e9 / sum(stages["whole"]),
     )
+
+
+def _scored(read: Sequence[Bundle], rows: Sequence[Row], pictures: SampleSet) -> list[Row]:
+    """The rows with their accuracy on the pictures, which is one for all thread counts."""
+    by_model = {bundle.model: bundle for bundle in read}
+    found: dict[tuple[str, str, str], Accuracy] = {}
+    for row in rows:
+        key = (row.model, row.format, row.engine)
+        if key not in found:
+            found[key] = bench_accuracy.measured(by_model[row.model], row.format, row.engine, row.threads, pictures)
+    return [replace(row, accuracy=found[row.model, row.format, row.engine]) for row in rows]
+
+
+def _facts(pictures: SampleSet) -> dict[str, Any]:
+    counts = {"good": len(pictures.labelled(GOOD)), "defects": len(pictures.labelled(DEFECT))}
+    return {"root": str(pictures.root), "data_hash": pictures.hash(), **counts}
 
 
 def measure(
@@ -180,62 +287,3 @@ def measure(
 def to_json(result: BenchResult) -> dict[str, Any]:
     """The result as plain data; latencies in ms."""
     return asdict(result)
-
-
-def to_cells(result: BenchResult) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Head and rows of the table as text, one row a stage."""
-    return HEAD, [cells for row in result.rows for cells in _cells(row)]
-
-
-def to_table(result: BenchResult) -> Table:
-    """The table for a terminal of 80 columns: three lines a row, one a stage."""
-    machine = result.machine
-    engines = ", ".join(
-        f"{name} {result.versions[name]}" for name in ("onnxruntime", "ai-edge-litert") if name in result.versions
-    )
-    facts = f"{machine['cpu']}, {machine['cores']} cores, int8: {' '.join(machine['int8']) or 'none'}, "
-    facts += f"governor {machine['governor']}\n{engines}"
-    table = Table(
-        title=f"{result.bundle}\n{facts}",
-        title_justify="left",
-        title_style="",
-        box=box.SIMPLE_HEAD,
-        padding=0,
-        pad_edge=False,
-    )
-    for name in ("network", *HEAD[HEAD.index("ms") :]):
-        table.add_column(name, justify="left" if name in ("network", "ms") else "right", no_wrap=True)
-    for row in result.rows:
-        network, format_name, engine, threads, size, ap = _identity(row)
-        lines = (f"{network} {format_name}", f"{engine}, {threads} thread{'s' * (row.threads > 1)}", f"{size}, AP {ap}")
-        for line, cells in zip(lines, _figures(row), strict=True):
-            table.add_row(line, *cells)
-        table.add_section()
-    return table
-
-
-def _cells(row: Row) -> Iterator[tuple[str, ...]]:
-    first = _identity(row)
-    for index, cells in enumerate(_figures(row)):
-        yield (*(first if index == 0 else ("",) * len(first)), *cells)
-
-
-def _identity(row: Row) -> tuple[str, str, str, str, str, str]:
-    ap = "-" if row.ap is None else f"{row.ap:.3f}"
-    size = f"{row.size_bytes / 1e6:.1f} MB" if row.size_bytes >= 1e6 else f"{row.size_bytes / 1e3:.0f} kB"
-    return (row.network, row.format, row.engine, str(row.threads), size, ap)
-
-
-def _figures(row: Row) -> Iterator[tuple[str, ...]]:
-    for stage, latency in zip(STAGES, (row.preprocess, row.inference, row.whole), strict=True):
-        figures = (latency.p50, latency.p90, latency.p99, latency.p999, latency.max)
-        yield (
-            stage,
-            *(_short(value) for value in figures),
-            f"{row.throughput_hz:.0f}" if stage == STAGES[-1] else "",
-        )
-
-
-def _short(value_ms: float) -> str:
-    """Three digits that count, microseconds at the finest."""
-    return f"{value_ms:.3f}" if value_ms < 1 else f"{value_ms:#.3g}" if value_ms < 100 else f"{value_ms:.0f}"

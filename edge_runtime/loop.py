@@ -20,17 +20,22 @@ from types import FrameType
 import numpy as np
 
 from diagline.bundle import Bundle
+from diagline.console import command, console
 from diagline.errors import BundleError
 from diagline.preprocess import preprocess
 from diagline.verdict import State, Verdict, decide
 from edge_runtime.camera.frames import Camera, Frame
-from edge_runtime.engines import Engine, engine_of, open_engine
+from edge_runtime.engines import Engine, engines_of, open_engine
 from edge_runtime.selftest import self_test
 from edge_runtime.sinks import JsonLog, JsonPrinter, LinePrinter, Sink, sinks
 
-__all__ = ["Counts", "Inspector", "JsonLog", "JsonPrinter", "LinePrinter", "Sink", "open_inspector", "run", "sinks"]
+__all__ = [
+    "Counts", "Inspector", "JsonLog", "JsonPrinter", "LinePrinter", "Sink", "fastest", "open_inspector", "run", "sinks",
+]  # fmt: skip
 
 WARM_UP = 10
+UNTIMED = ("tflite_int8", "onnx_int8", "onnx_fp32")
+"""Which format runs as the fastest where nothing was timed: the first that is verified."""
 
 
 class Inspector:
@@ -81,14 +86,28 @@ class Inspector:
         )
 
 
+def fastest(bundle: Bundle) -> tuple[str, str]:
+    """The format and engine that were timed as the fastest, or those that run while nothing was timed.
+
+    Raises:
+        BundleError: no format was verified on any engine.
+    """
+    if bundle.manifest.fastest is not None:
+        return bundle.manifest.fastest
+    for name in UNTIMED:
+        fmt = bundle.manifest.formats.get(name)
+        if fmt is not None and fmt.engines:
+            return name, fmt.engines[0]
+    raise BundleError(f"{bundle.root}: no format is verified on an engine; export it again where one runs it")
+
+
 def open_inspector(
     bundle: Bundle, format_name: str = "fastest", threads: int = 2, engine: str | None = None
 ) -> Inspector:
     """Open a format of a bundle for inspection.
 
     Args:
-        format_name: a format of the bundle, or "fastest": the format and engine that were
-            fastest of the verified at export.
+        format_name: a format of the bundle, or "fastest" (`fastest`; says so where nothing was timed).
         threads: processor threads of one inference.
         engine: one of the engines the format was verified on; None means its own.
 
@@ -98,11 +117,15 @@ def open_inspector(
         MissingExtraError: the engine's library is not installed.
     """
     if format_name == "fastest":
+        format_name, engine = fastest(bundle)
         if bundle.manifest.fastest is None:
-            raise BundleError(f"{bundle.root}: its fastest format was not measured; name one with --format")
-        format_name, engine = bundle.manifest.fastest
+            console.print(
+                f"{bundle.root}: nothing was timed yet, so {format_name} runs on {engine}; "
+                f"next: {command()} bench {bundle.root} --record",
+                soft_wrap=True,
+            )
     path, fmt = bundle.path(format_name), bundle.manifest.formats[format_name]
-    engine = engine or engine_of(format_name)
+    engine = engine or engines_of(format_name)[0]
     if engine not in fmt.engines:
         verified = ", ".join(fmt.engines) or "none"
         raise BundleError(

@@ -24,6 +24,7 @@ from diagline.errors import DatasetError, ExportError
 from diagline.preprocess import InputContract, preprocess
 from diagline.samples import DEFECT, GOOD, SampleSet
 from edge_runtime.engines import open_engine
+from edge_runtime.loop import fastest
 from training import evaluate, intervals, student, student_spec, teacher
 
 BEST_F1 = "best F1 on the test split itself, as in the paper: optimistic, as it is chosen by what it is measured on"
@@ -154,9 +155,7 @@ def compare(config: Config, test: SampleSet, thresholds: Mapping[str, Threshold]
     shipped = STUDENT
     if bundle is not None:
         rows.update(_formats(config, bundle, test))
-        shipped = config.run.format
-        if shipped == "fastest":
-            shipped = bundle.manifest.fastest[0] if bundle.manifest.fastest else STUDENT
+        shipped = fastest(bundle)[0] if config.run.format == "fastest" else config.run.format
     ap = {"step": "ap", "trapezoid": "ap_trapezoid"}[config.evaluate.ap]
     return Comparison(test, labels, rows, shipped, ap, config.evaluate.bootstrap)
 

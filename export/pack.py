@@ -1,16 +1,16 @@
 """From a trained network to its bundle: exported, measured through real engines, and packed.
 
 The flow: convert; run every format on the test split; choose golden vectors; let each engine
-prove itself on them; refuse what does not agree; time what does; write. Leaves out: the
-conversions themselves, and what the gate asks (`export/ladder.py`).
+prove itself on them; refuse what does not agree; write. The same checkpoint, data and machine give
+the same bytes. Leaves out: the conversions themselves, what the gate asks (`export/ladder.py`), and
+timing (`diagline bench --record`).
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from diagline import bundle, files, record
 from diagline.bundle import FORMATS, Bundle, Format, Golden, HeatOutput, Manifest
 from diagline.config import Config
 from diagline.console import console, track
-from diagline.errors import DatasetError, ExportError, ParityError
+from diagline.errors import BundleError, DatasetError, ExportError, ParityError
 from diagline.heat import Grid
 from diagline.preprocess import InputContract, preprocess
 from diagline.samples import DEFECT, GOOD, SampleSet
-from edge_runtime.engines import Engine, open_engine
+from edge_runtime import selftest
+from edge_runtime.engines import Engine, engines_of, missing, open_engine
 from export import golden, ladder, ladder_page, parity
 from export.calibrate import METHODS
 from export.choose import Judges, choose
@@ -38,8 +39,6 @@ from export.quantise import QuantisedModel, Steps, measure
 from export.to_onnx import student_onnx, teacher_onnx
 from export.to_tflite import student_tflite
 from training import evaluate, quantised, student, student_spec, teacher
-
-WARM_UP, TIMED = 10, 100  # inferences before and during the timing that finds the fastest format
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,17 +149,15 @@ class Trial:
     Attributes:
         tested: every form on the test split, the formats through their engines.
         vectors: the golden pictures, with plain outputs.
-        engines: name of the engine per format.
-        proven: per format whose engine gave the golden verdicts, that engine's golden outputs.
-        p50_s: median inference time of the same formats.
+        engines: per format the engines that are verified, in the order of `engines_of`.
+        proven: per format that has any, the first one's golden outputs.
         climbed: the parity ladder on the test split and the golden pictures.
     """
 
     tested: Parity
     vectors: GoldenSet
-    engines: dict[str, str]
+    engines: dict[str, tuple[str, ...]]
     proven: dict[str, NDArray[np.float64]]
-    p50_s: dict[str, float]
     climbed: Ladder
 
 
@@ -184,10 +181,9 @@ def _try(config: Config, exported: Exported, threshold: float, data: ExportData)
         for name, path in paths.items():
             files.write_bytes(path, exported.models[name])
         engines = {
-            name: open_engine(paths[name], name, fmt, contract, threads=config.run.threads)
-            for name, fmt in formats.items()
+            name: _open_all(paths[name], name, fmt, contract, config.run.threads) for name, fmt in formats.items()
         }
-        fast = {name: engine.infer for name, engine in engines.items()}
+        fast = {name: next(iter(some.values())).infer for name, some in engines.items()}
         rungs = ladder.forms(network, contract, formats, exported.models, fast)
         plain = {name: parity.run_plainly(paths[name], name, fmt) for name, fmt in formats.items()}
         shown = [(data.test, sample) for sample in data.test]
@@ -197,15 +193,14 @@ def _try(config: Config, exported: Exported, threshold: float, data: ExportData)
         vectors = golden.choose(pool, known, formats, threshold, config.export.golden_images, contract)
         proof = parity.compare(network, rungs.runners, vectors.shown, contract, f"{who}: golden pictures in every form")
         climbed = ladder.build(rungs, tested, proof)
-        said = {name: vectors.verify(name, formats[name], engine) for name, engine in engines.items()}
-        proven = {name: outputs for name, outputs in said.items() if outputs is not None}
-        p50_s = {name: _p50_s(engines[name], vectors.inputs, f"{who}: timing {name}") for name in proven}
+        said = {name: _verified(vectors, name, formats[name], some) for name, some in engines.items()}
+    proven = {name: next(iter(outputs.values())) for name, outputs in said.items() if outputs}
     if not proven:
         raise ExportError(
             f"{exported.checkpoint}: no engine gives its golden verdicts here (tried {', '.join(formats)}); "
             f"expected at least one; install the versions in constraints.txt, or export on another machine"
         )
-    return Trial(tested, vectors, {name: engine.name for name, engine in engines.items()}, proven, p50_s, climbed)
+    return Trial(tested, vectors, {name: tuple(outputs) for name, outputs in said.items()}, proven, climbed)
 
 
 def _gate(config: Config, exported: Exported, trial: Trial, target: Path) -> None:
@@ -225,13 +220,43 @@ def _gate(config: Config, exported: Exported, trial: Trial, target: Path) -> Non
         )
 
 
+def _open_all(path: Path, name: str, fmt: Format, contract: InputContract, threads: int) -> dict[str, Engine]:
+    """The format's own engine, and the others that are installed and take the file."""
+    own, *others = engines_of(name)
+    opened = {own: open_engine(path, name, fmt, contract, own, threads)}
+    for other in others:
+        if missing(other) is None:
+            try:
+                opened[other] = open_engine(path, name, fmt, contract, other, threads)
+            except BundleError as error:
+                console.print(f"{name}: not verified on {other}: {error}", soft_wrap=True)
+    return opened
+
+
+def _verified(
+    vectors: GoldenSet, name: str, fmt: Format, engines: Mapping[str, Engine]
+) -> dict[str, NDArray[np.float64]]:
+    """Golden outputs of the engines that give the golden verdicts and that a box's self-test takes.
+
+    The first of them is the one whose outputs the bundle holds.
+    """
+    proven: dict[str, NDArray[np.float64]] = {}
+    for engine_name, engine in engines.items():
+        outputs = vectors.verify(name, fmt, engine)
+        if outputs is None:
+            continue
+        held = next(iter(proven.values()), outputs)
+        pairs = zip(held.tolist(), outputs.tolist(), strict=True)
+        if all(selftest.difference(name, fmt, engine_name, *pair) is None for pair in pairs):
+            proven[engine_name] = outputs
+    return proven
+
+
 def _manifest(config: Config, exported: Exported, trial: Trial, threshold: float, data: ExportData) -> Manifest:
     tested, formats = trial.tested, {}
     for name, fmt in exported.formats.items():
         metrics = evaluate.measure(tested.labels, tested.logits_of(name, fmt), fmt.to_logit(fmt.threshold))
-        verified = (trial.engines[name],) if name in trial.proven else ()
-        formats[name] = replace(fmt, metrics=asdict(metrics), engines=verified)
-    fastest = min(trial.p50_s, key=lambda name: trial.p50_s[name])
+        formats[name] = replace(fmt, metrics=asdict(metrics), engines=trial.engines[name])
     facts = {
         "checkpoint_sha256": files.sha256_file(exported.checkpoint),
         "threshold": threshold,
@@ -244,7 +269,7 @@ def _manifest(config: Config, exported: Exported, trial: Trial, threshold: float
         spec=exported.spec,
         input=config.input,
         formats=formats,
-        fastest=(fastest, trial.engines[fastest]),
+        fastest=None,
         metrics_split={"split": "test", "data_hash": data.test.hash(), **_counts(data.test)},
         parity=trial.climbed.plain(config.export.flips),
         flips={name: len(tested.flips(name, fmt, threshold)) for name, fmt in formats.items()},
@@ -264,17 +289,6 @@ def _with_heat(fmt: Format, grid: Grid, steps: Steps | None) -> Format:
     """A format with its heat map's place and scale."""
     heat = None if steps is None else HeatOutput(grid, steps.dtype, steps.scale, steps.zero_point)
     return replace(fmt, heat=heat)
-
-
-def _p50_s(engine: Engine, inputs: Sequence[NDArray[np.uint8]], what: str) -> float:
-    """Median time of one inference, warm-up apart."""
-    durations_s = []
-    for number in track(range(WARM_UP + TIMED), what):
-        image = inputs[number % len(inputs)]
-        start = time.perf_counter()
-        engine.infer(image)
-        durations_s.append(time.perf_counter() - start)
-    return float(np.median(durations_s[WARM_UP:]))
 
 
 def _calibration(config: Config, train: Sequence[SampleSet]) -> list[Picture]:

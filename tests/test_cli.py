@@ -8,11 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from tiny_line import Diagline, Line, paint_parts, refused, write_config
+
+from diagline import bundle as bundles
+from diagline import layouts
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -42,6 +46,35 @@ def test_every_verb_works_alone_on_a_config(line: Line, diagline: Diagline) -> N
     rows = json.loads(benched.out)["rows"]
     assert {row["format"] for row in rows} >= {"onnx_fp32", "onnx_int8", "tflite_int8"}
     assert any("ResNet-50" in row["network"] for row in rows)
+    assert json.loads(benched.out)["recorded"] is None
+    test = layouts.open_data(line.data, "good_bad", 3).split("test")
+    assert json.loads(benched.out)["data"]["data_hash"] == test.hash()
+    metrics = bundles.read(line.bundle).manifest.formats
+    for row in rows:  # where the bundle was exported, the same pictures give the same figures
+        if row["network"] == "student" and row["engine"] in ("onnxruntime", "litert"):
+            for name in ("ap", "escape", "overkill"):
+                assert row["accuracy"][name] == pytest.approx(metrics[row["format"]].metrics[name])
+
+
+def test_bench_records_the_fastest_and_run_takes_it_without_a_word(
+    line: Line, diagline: Diagline, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy.bundle"
+    shutil.copytree(line.bundle, copy)
+    run = ("run", copy, "--source", line.data / "bad", "--limit", "1", "--log", tmp_path / "log.jsonl")
+    assert "nothing was timed yet" in diagline(*run).err
+    quick = ("bench", copy, "--seconds", "0.1", "--threads", "1", "--record", "--data", line.data, "--json")
+    benched = diagline(*quick)
+    assert benched.code == 0, benched.err
+    found = json.loads(benched.out)
+    manifest = bundles.read(copy).manifest
+    assert manifest.fastest == (found["recorded"]["format"], found["recorded"]["engine"])
+    assert manifest.fastest[1] in manifest.formats[manifest.fastest[0]].engines
+    assert found["recorded"]["threads"] == 2 in {row["threads"] for row in found["rows"]}  # as run takes by itself
+    assert manifest == replace(bundles.read(line.bundle).manifest, fastest=manifest.fastest)
+    assert found["data"]["good"] and found["data"]["defects"]
+    ran = diagline(*run)
+    assert ran.code == 0 and "nothing was timed" not in ran.err
 
 
 def test_run_gives_one_verdict_a_picture_and_logs_it(line: Line, diagline: Diagline, tmp_path: Path) -> None:

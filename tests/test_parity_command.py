@@ -33,7 +33,7 @@ def forms(outcome: Any) -> list[str]:
 def test_every_form_climbs_down_the_ladder_and_the_report_lies_where_it_says(
     line: Line, tmp_path: Path, diagline: Diagline
 ) -> None:
-    found = diagline("parity", line.bundle, line.data, "--json", "--flips", 1, "--output", tmp_path)
+    found = diagline("parity", line.bundle, line.data, "--allow-unsigned", "--json", "--flips", 1, "--output", tmp_path)
     assert found.code == 0, found.err
     body = json.loads(found.out)
     assert list(body["forms"]) == FORMS
@@ -55,13 +55,13 @@ def test_without_the_checkpoint_onnx_fp32_is_the_top_and_it_is_said(
     line: Line, output: Path, tmp_path: Path, diagline: Diagline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(climb, "STUDENT", "elsewhere")
-    found = diagline("parity", line.bundle, line.data, "--json", "--flips", 1, "--output", tmp_path)
+    found = diagline("parity", line.bundle, line.data, "--allow-unsigned", "--json", "--flips", 1, "--output", tmp_path)
     assert found.code == 0 and forms(found) == FORMS[1:] and "--checkpoint" in found.err
 
 
 def test_another_checkpoint_is_refused(line: Line, tmp_path: Path, diagline: Diagline) -> None:
     other = line.output / "student_alone" / "student.pt"
-    found = diagline("parity", line.bundle, line.data, "--checkpoint", other, "--output", tmp_path)
+    found = diagline("parity", line.bundle, line.data, "--allow-unsigned", "--checkpoint", other, "--output", tmp_path)
     assert found.code == 2 and f"{other}: SHA-256" in found.err and "was made of" in found.err
 
 
@@ -73,7 +73,7 @@ def test_a_bundle_whose_forms_disagree_ends_with_exit_code_3_and_the_report(
     line: Line, tmp_path: Path, diagline: Diagline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(climb, "open_engine", broken)
-    found = diagline("parity", line.bundle, line.data, "--flips", 0.1, "--output", tmp_path)
+    found = diagline("parity", line.bundle, line.data, "--allow-unsigned", "--flips", 0.1, "--output", tmp_path)
     assert found.code == 3 and "tflite_int8 flips" in found.err and str(tmp_path / "parity.html") in found.err
     assert "the forms disagree" in (tmp_path / "parity.html").read_text()
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
+from sklearn.metrics import auc, precision_recall_curve, roc_auc_score
 from torch import nn
 
 from diagline.console import track
 from diagline.errors import DatasetError
+from diagline.metrics import average_precision, checked, escape_and_overkill
 from diagline.preprocess import InputContract, preprocess
 from diagline.samples import DEFECT, GOOD, Sample, SampleSet
 from training.precision import to_pixels
@@ -28,7 +29,7 @@ class Metrics:
     """What was measured on one set of pictures; shares are 0 to 1.
 
     Attributes:
-        ap: average precision (scikit-learn), no threshold.
+        ap: average precision by steps, no threshold.
         auroc: area under the ROC curve, no threshold.
         best_f1: highest F1 over all thresholds of this same data: the paper's rule, optimistic.
         precision_at_best_f1: at that threshold.
@@ -108,17 +109,17 @@ def measure(labels: ArrayLike, scores: ArrayLike, threshold: float) -> Metrics:
     hits = int(np.sum(rejected & (truth == DEFECT)))
     false_calls = int(np.sum(rejected & (truth == GOOD)))
     defects = int(np.sum(truth == DEFECT))
-    recall = hits / defects
+    escape, overkill = escape_and_overkill(truth, values, threshold)
     return Metrics(
-        ap=float(average_precision_score(truth, values)),
+        ap=average_precision(truth, values),
         auroc=float(roc_auc_score(truth, values)),
         best_f1=float(f1[best]),
         precision_at_best_f1=float(precisions[best]),
         recall_at_best_f1=float(recalls[best]),
         precision=hits / (hits + false_calls) if hits + false_calls else 0.0,
-        recall=recall,
-        escape=1.0 - recall,
-        overkill=false_calls / (len(truth) - defects),
+        recall=hits / defects,
+        escape=escape,
+        overkill=overkill,
         threshold=float(threshold),
         images=len(truth),
         defects=defects,
@@ -245,29 +246,6 @@ def worst(
         [Case(samples[i], float(values[i]), int(i)) for i in some[:count]] for some in (misses, false_calls)
     )
     return first, second
-
-
-def checked(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Labels (N,) int64 and scores (N,) float64 that can be measured.
-
-    Raises:
-        DatasetError: as `measure`.
-    """
-    truth, values = np.asarray(labels, np.int64).reshape(-1), np.asarray(scores, np.float64).reshape(-1)
-    if len(truth) != len(values):
-        raise DatasetError(f"{len(truth)} labels and {len(values)} scores; expected one score a picture")
-    if not np.isfinite(values).all():
-        index = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise DatasetError(
-            f"score {index} is {values[index]}; expected finite logits; train or export the network again"
-        )
-    defects = int(np.sum(truth == DEFECT))
-    if defects in (0, len(truth)):
-        raise DatasetError(
-            f"{len(truth)} pictures, {defects} of them defective; expected both good and defective ones to "
-            f"measure on; add pictures of the missing class to this split"
-        )
-    return truth, values
 
 
 def _f1(precisions: NDArray[np.float64], recalls: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from diagline.metrics import checked
 from diagline.samples import DEFECT, GOOD
-from training.evaluate import checked
 
 SHARE = 0.95
 """Of the resamples lies inside an interval."""

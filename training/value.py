@@ -27,11 +27,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats  # type: ignore[import-untyped]
-from sklearn.metrics import average_precision_score
 
 from diagline.config import Config
 from diagline.config_checks import one_of, within
 from diagline.errors import DatasetError
+from diagline.metrics import average_precision
 from diagline.samples import DEFECT, GOOD, Sample, SampleSet
 from generation.worker import Worker
 from training import intervals, trials
@@ -197,7 +197,7 @@ def _compare(
 ) -> Judged:
     labels, once = full[0].labels, np.ones((1, len(held)))
     escapes = [[float(escape_at(labels, one.logits, overkill, once)[0]) for one in arm] for arm in (full, other)]
-    aps = [np.mean([average_precision_score(labels, one.logits) for one in arm]) for arm in (full, other)]
+    aps = [np.mean([average_precision(labels, one.logits) for one in arm]) for arm in (full, other)]
     by_seed = tuple(a - b for a, b in zip(*escapes, strict=True))
     low, high = interval(by_seed, _resampled(labels, full, other, held, overkill, config))
     with_it, without = (float(np.mean(arm)) for arm in escapes)

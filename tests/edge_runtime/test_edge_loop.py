@@ -147,6 +147,40 @@ def test_fastest_is_what_the_bundle_names(bundle: Bundle) -> None:
     assert (inspector.format_name, inspector.engine.name) == bundle.manifest.fastest
 
 
+@pytest.mark.parametrize(
+    ("verified", "runs"),
+    [
+        (("onnx_fp32", "onnx_int8", "tflite_int8"), "tflite_int8"),
+        (("onnx_fp32", "onnx_int8"), "onnx_int8"),
+        (("onnx_fp32",), "onnx_fp32"),
+    ],
+)
+def test_where_nothing_was_timed_the_first_verified_runs_and_it_says_so(
+    verified: tuple[str, ...], runs: str, bundle: Bundle, capfd: pytest.CaptureFixture[str]
+) -> None:
+    entries = bundle.manifest.formats.items()
+    formats = {name: fmt if name in verified else replace(fmt, engines=()) for name, fmt in entries}
+    untimed = replace(bundle, manifest=replace(bundle.manifest, formats=formats, fastest=None))
+    inspector = open_inspector(untimed)
+    assert (inspector.format_name, inspector.engine.name) == (runs, formats[runs].engines[0])
+    printed = capfd.readouterr()
+    assert f"nothing was timed yet, so {runs} runs" in printed.err and f"bench {bundle.root} --record" in printed.err
+    assert printed.out == ""
+
+
+def test_a_format_that_is_named_runs_without_a_word_on_timing(
+    bundle: Bundle, capfd: pytest.CaptureFixture[str]
+) -> None:
+    open_inspector(replace(bundle, manifest=replace(bundle.manifest, fastest=None)), "onnx_fp32")
+    assert capfd.readouterr().err == ""
+
+
+def test_nothing_runs_where_nothing_was_verified(bundle: Bundle) -> None:
+    formats = {name: replace(fmt, engines=()) for name, fmt in bundle.manifest.formats.items()}
+    with pytest.raises(BundleError, match="no format is verified"):
+        open_inspector(replace(bundle, manifest=replace(bundle.manifest, formats=formats, fastest=None)))
+
+
 def test_an_engine_the_format_was_not_verified_on_is_refused(bundle: Bundle) -> None:
     unproven = {name: replace(fmt, engines=()) for name, fmt in bundle.manifest.formats.items()}
     other = replace(bundle, manifest=replace(bundle.manifest, formats=unproven))

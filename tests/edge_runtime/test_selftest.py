@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from diagline.bundle import Bundle
-from edge_runtime.engines import FakeEngine
+from edge_runtime.engines import OPENVINO_BF16, FakeEngine
 from edge_runtime.selftest import self_test
 
 
@@ -18,6 +18,23 @@ def answers(bundle: Bundle, name: str, by: float, at: int = 2) -> FakeEngine:
     golden = [vector.outputs[name] for vector in bundle.golden]
     golden[at] += by
     return FakeEngine(golden)
+
+
+@pytest.mark.parametrize(("name", "by", "passes"), [("onnx_fp32", 0.04, True), ("onnx_fp32", 0.3, False)])
+def test_bf16_may_stray_by_a_twentieth_and_no_other_engine(name: str, by: float, passes: bool, bundle: Bundle) -> None:
+    loose = answers(bundle, name, by)
+    loose.name = OPENVINO_BF16
+    assert (self_test(bundle, name, loose).fault is None) == passes
+    assert self_test(bundle, name, answers(bundle, name, by)).fault is not None
+
+
+def test_bf16_may_not_flip_a_verdict(bundle: Bundle) -> None:
+    edge = bundle.golden[2].outputs["onnx_fp32"] + 0.04
+    formats = {name: replace(fmt, threshold=edge) for name, fmt in bundle.manifest.formats.items()}
+    tight = replace(bundle, manifest=replace(bundle.manifest, formats=formats))
+    loose = answers(tight, "onnx_fp32", 0.05)
+    loose.name = OPENVINO_BF16
+    assert "flips" in str(self_test(tight, "onnx_fp32", loose).fault)
 
 
 @pytest.mark.parametrize(

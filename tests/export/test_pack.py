@@ -17,10 +17,10 @@ from small_students import lively, logits, pictures
 from diagline import bundle
 from diagline.bundle import FORMATS, Bundle
 from diagline.config import Config, DataConfig, ExportConfig, StudentConfig
-from diagline.errors import DatasetError, DiaglineError, ExportError, TrainingError
+from diagline.errors import BundleError, DatasetError, DiaglineError, ExportError, TrainingError
 from diagline.preprocess import InputContract, preprocess
 from diagline.samples import Sample, SampleSet
-from edge_runtime.engines import FakeEngine, open_engine
+from edge_runtime.engines import Engine, FakeEngine, open_engine
 from edge_runtime.selftest import self_test
 from export import choose, pack
 from export.calibrate import METHODS
@@ -84,11 +84,8 @@ def test_the_bundle_holds_the_three_formats_and_reads_back(packed: Bundle) -> No
     manifest = packed.manifest
     assert list(manifest.formats) == list(FORMATS) and manifest.network == "student"
     assert manifest.spec is not None and student_spec.StudentSpec.from_plain(manifest.spec) == SPEC
-    assert {name: fmt.engines for name, fmt in manifest.formats.items()} == {
-        name: (engine,) for name, engine in ENGINES.items()
-    }
-    name, engine = manifest.fastest
-    assert ENGINES[name] == engine
+    assert {name: fmt.engines[0] for name, fmt in manifest.formats.items()} == ENGINES
+    assert manifest.fastest is None  # an export times nothing
     assert manifest.metrics_split["split"] == "test"
     assert manifest.metrics_split["good"] + manifest.metrics_split["defects"] == 30
 
@@ -148,15 +145,68 @@ def test_golden_pictures_are_raw_of_both_classes_and_not_from_the_test_split(lin
     assert all(set(vector.outputs) == set(FORMATS) for vector in packed.golden)
 
 
-def test_an_engine_that_gives_other_verdicts_is_not_verified_and_not_the_fastest(
+def test_two_exports_of_one_checkpoint_are_equal_file_by_file(line: Line, packed: Bundle, tmp_path: Path) -> None:
+    again = line.export(tmp_path / "again.bundle")
+    first, second = (
+        {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        for root in (packed.root, again.root)
+    )
+    assert list(first) and {name for name in first | second if first.get(name) != second.get(name)} == set()
+
+
+def test_an_engine_is_verified_only_within_what_a_boxs_self_test_allows(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Straying:
+        """OpenVINO that gives LiteRT's outputs, `by` steps off."""
+
+        def __init__(self, own: Engine, by: float) -> None:
+            self.name, self._own, self._by = "openvino", own, by
+
+        def infer(self, image_u8: NDArray[np.uint8]) -> float:
+            found = self._own.infer(image_u8)
+            return found + (self._by if found < 0 else -self._by)
+
+        def heat(self) -> None: ...
+
+    def opened(path: Path, name: str, fmt: Any, contract: Any, engine: str, threads: int) -> Any:
+        own = open_engine(path, name, fmt, contract, None, threads)
+        return Straying(own, by[name]) if engine == "openvino" else own
+
+    by = {"onnx_fp32": 0.0, "onnx_int8": 1.0, "tflite_int8": 2.0}
+    monkeypatch.setattr(pack, "missing", lambda engine: None if engine == "openvino" else "not here")
+    monkeypatch.setattr(pack, "open_engine", opened)
+    formats = line.export(tmp_path / "line.bundle").manifest.formats
+    assert {name: "openvino" in fmt.engines for name, fmt in formats.items()} == {
+        "onnx_fp32": True, "onnx_int8": True, "tflite_int8": False,
+    }  # fmt: skip
+
+
+def test_an_optional_engine_that_does_not_take_a_file_is_left_out_with_a_line(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def opened(path: Path, name: str, fmt: Any, contract: Any, engine: str, threads: int) -> Any:
+        if engine == "openvino":
+            raise BundleError("cannot open it")
+        return open_engine(path, name, fmt, contract, engine, threads)
+
+    monkeypatch.setattr(pack, "missing", lambda engine: None if engine == "openvino" else "not here")
+    monkeypatch.setattr(pack, "open_engine", opened)
+    manifest = line.export(tmp_path / "line.bundle").manifest
+    assert {name: fmt.engines for name, fmt in manifest.formats.items()} == {k: (v,) for k, v in ENGINES.items()}
+    assert "tflite_int8: not verified on openvino: cannot open it" in capfd.readouterr().err
+
+
+def test_an_engine_that_gives_other_verdicts_is_not_verified(
     line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(path: Path, name: str, *rest: Any, **more: Any) -> Any:
         return FakeEngine([127.0]) if name == "tflite_int8" else open_engine(path, name, *rest, **more)
 
+    monkeypatch.setattr(pack, "missing", lambda engine: "not here")
     monkeypatch.setattr(pack, "open_engine", broken)
     manifest = line.export(tmp_path / "line.bundle").manifest
-    assert manifest.formats["tflite_int8"].engines == () and manifest.fastest[0] != "tflite_int8"
+    assert manifest.formats["tflite_int8"].engines == ()
     assert manifest.flips["tflite_int8"] > 0 and manifest.formats["onnx_int8"].engines == ("onnxruntime",)
 
 
@@ -233,8 +283,8 @@ def test_the_teachers_bundle_is_the_reference_in_fp32_and_int8(line: Line, tmp_p
     packed = export_teacher(line.config, tmp_path / "teacher.pt", 0.25, data, tmp_path / "line-teacher.bundle")
     manifest = packed.manifest
     assert manifest.network == "teacher" and manifest.spec is None
-    assert list(manifest.formats) == ["onnx_fp32", "onnx_int8"] and manifest.fastest[1] == "onnxruntime"
-    assert all(fmt.heat is None and fmt.engines == ("onnxruntime",) for fmt in manifest.formats.values())
+    assert list(manifest.formats) == ["onnx_fp32", "onnx_int8"] and manifest.fastest is None
+    assert all(fmt.heat is None and fmt.engines[0] == "onnxruntime" for fmt in manifest.formats.values())
     assert manifest.formats["onnx_fp32"].threshold == 0.25 and manifest.flips["onnx_fp32"] == 0
     assert manifest.flips["onnx_int8"] <= len(some) / 4
     assert packed.path("onnx_int8").stat().st_size < packed.path("onnx_fp32").stat().st_size / 3
