@@ -194,6 +194,7 @@ def certify(config: Config, skip_bad: bool = False) -> Bundle:
         BundleError: not exported yet, a bundle that is not whole, or a signed one and no key to sign it again.
         DatasetError: as `issue.measure`.
         CertificateError: a target is missed; says by how much, and names the page.
+        ParityError: the formats' verdicts differ too often at the threshold to be certified.
     """
     require("torch", "workstation")
     from export import certificate_page, issue
@@ -213,6 +214,7 @@ def certify(config: Config, skip_bad: bool = False) -> Bundle:
         page = folder / "missed.html"
         certificate_page.write(page, bundle, outcomes, test, pages.captioned)
         raise CertificateError(f"{error}; the missed defects: {page}") from None
+    issue.check_flips(bundle, outcomes, config.export.flips)
     issued = issue.certificate(bundle, outcomes, val, test, config.certify)
     certified = issue.write(bundle, outcomes, issued, config.signing_key)
     with files.folder_aside(folder) as aside:

@@ -22,12 +22,13 @@ from diagline import files
 from diagline.bundle import Bundle, Format, Golden
 from diagline.config_train import CertifyConfig
 from diagline.console import track
-from diagline.errors import BundleError, CertificateError, DatasetError
+from diagline.errors import BundleError, CertificateError, DatasetError, ParityError
 from diagline.preprocess import preprocess
 from diagline.samples import DEFECT, GOOD, SampleSet
 from edge_runtime.engines import Engine, open_engine
 from edge_runtime.selftest import self_test, tolerance
 from export.golden import LEAST_STEPS
+from export.parity import threshold_for
 from training import certify, certify_threshold, evaluate
 from training.certify import Certificate, Evidence
 from training.certify_threshold import Choice
@@ -52,7 +53,10 @@ class Outcome:
 def measure(
     bundle: Bundle, val: SampleSet, test: SampleSet, targets: CertifyConfig, threads: int
 ) -> dict[str, Outcome]:
-    """Choose each verified format's threshold on `val` and bound what it does on `test`.
+    """Choose a threshold on `val`, carry it into every verified format, and bound what each does on `test`.
+
+    One logit for all of them, chosen on the first: were each to choose its own, a few validation parts would
+    put them apart, and the formats of one network would judge parts differently.
 
     Args:
         val: real validation pictures; defects among them only where the line may use them.
@@ -73,7 +77,20 @@ def measure(
     verified = {name: fmt for name, fmt in bundle.manifest.formats.items() if fmt.engines}
     if not verified:
         raise BundleError(f"{bundle.root}: no format is verified on an engine; export it again where one runs it")
-    return {name: _measure(bundle, name, fmt, val, test, targets, threads) for name, fmt in verified.items()}
+    engines = {name: _engine(bundle, name, fmt, threads) for name, fmt in verified.items()}
+    first, fmt = next(iter(verified.items()))
+    seen = _outputs(bundle, first, engines[first], val, "validation")
+    counts = (len(test.labelled(DEFECT)), len(test.labelled(GOOD)))
+    choice = certify_threshold.choose(_labels(val), seen, *counts, targets, fmt.output_dtype == "int8")
+    logit, outcomes = fmt.to_logit(choice.threshold), {}
+    for name, fmt in verified.items():
+        evidence = Evidence(_labels(test), _outputs(bundle, name, engines[name], test, "test"), _groups(test))
+        carried = choice
+        if name != first:
+            carried = Choice(threshold_for(fmt, logit), f"that of {first} in this file's numbers; there {choice.rule}")
+        shown = certify.certify(evidence, carried.threshold, targets)
+        outcomes[name] = Outcome(carried, evidence, shown, engines[name])
+    return outcomes
 
 
 def _check_same(bundle: Bundle, test: SampleSet) -> None:
@@ -85,17 +102,10 @@ def _check_same(bundle: Bundle, test: SampleSet) -> None:
         )
 
 
-def _measure(
-    bundle: Bundle, name: str, fmt: Format, val: SampleSet, test: SampleSet, targets: CertifyConfig, threads: int
-) -> Outcome:
+def _engine(bundle: Bundle, name: str, fmt: Format, threads: int) -> Engine:
     timed, runs_on = bundle.manifest.fastest or (None, None)  # what a box runs: what was timed, or the first
     chosen = runs_on if timed == name else fmt.engines[0]
-    engine = open_engine(bundle.path(name), name, fmt, bundle.manifest.input, chosen, threads)
-    seen = _outputs(bundle, name, engine, val, "validation")
-    evidence = Evidence(_labels(test), _outputs(bundle, name, engine, test, "test"), _groups(test))
-    counts = (len(test.labelled(DEFECT)), len(test.labelled(GOOD)))
-    choice = certify_threshold.choose(_labels(val), seen, *counts, targets, fmt.output_dtype == "int8")
-    return Outcome(choice, evidence, certify.certify(evidence, choice.threshold, targets), engine)
+    return open_engine(bundle.path(name), name, fmt, bundle.manifest.input, chosen, threads)
 
 
 def _outputs(bundle: Bundle, name: str, engine: Engine, pictures: SampleSet, what: str) -> NDArray[np.float64]:
@@ -133,6 +143,32 @@ def check_reached(bundle: Bundle, outcomes: Mapping[str, Outcome]) -> None:
     old = bundle.manifest.certificate
     kept = f"its certificate of {old['issued'][:10]}" if old is not None else "no certificate"
     raise CertificateError(f"{bundle.root}: {name}{others}: {first.shortfall}; the bundle is as it was, with {kept}")
+
+
+def check_flips(bundle: Bundle, outcomes: Mapping[str, Outcome], allowed: float) -> None:
+    """Refuse where the formats judge the evidence differently at the threshold to be certified.
+
+    Args:
+        allowed: share of the test parts that a format may judge otherwise than the first.
+
+    Raises:
+        ParityError: names the format and how many.
+    """
+    first = next(iter(outcomes))
+    for name, flips in _flips(outcomes).items():
+        parts = len(outcomes[name].evidence.labels)
+        if flips > allowed * parts:
+            raise ParityError(
+                f"{bundle.root}: at the threshold to be certified {name} flips {flips} of {parts} verdicts of {first} "
+                f"({flips / parts:.2%}; export.flips allows {allowed:.2%}); the bundle is as it was; see where: "
+                f"diagline parity {bundle.root} DATA"
+            )
+
+
+def _flips(outcomes: Mapping[str, Outcome]) -> dict[str, int]:
+    """Per format the test parts that it judges otherwise than the first."""
+    first = _rejected(next(iter(outcomes.values())))
+    return {name: int(np.sum(_rejected(outcome) != first)) for name, outcome in outcomes.items()}
 
 
 def certificate(
@@ -185,15 +221,13 @@ def write(bundle: Bundle, outcomes: Mapping[str, Outcome], issued: dict[str, Any
         BundleError: the golden vectors fail on this machine: what it measured is not to be trusted.
         OutputError: the folder cannot be written to.
     """
-    formats, flips = dict(bundle.manifest.formats), dict(bundle.manifest.flips)
-    reference = next(iter(outcomes.values()))
+    formats, flips = dict(bundle.manifest.formats), {**bundle.manifest.flips, **_flips(outcomes)}
     for name, outcome in outcomes.items():
         old, shown, evidence = formats[name], outcome.certificate, outcome.evidence
         threshold = _in_domain(old, shown.threshold)
         logits = old.scale * (evidence.outputs - old.zero_point)
         metrics = asdict(evaluate.measure(evidence.labels, logits, old.to_logit(threshold)))
         formats[name] = replace(old, threshold=threshold, metrics=metrics)
-        flips[name] = int(np.sum(_rejected(outcome) != _rejected(reference)))
     manifest = replace(bundle.manifest, formats=formats, flips=flips, certificate=issued)
     golden = safe_golden(bundle.golden, {name: formats[name] for name in outcomes})
     renewed = replace(bundle, manifest=manifest, golden=golden)

@@ -18,6 +18,8 @@ from diagline import files
 from diagline.config_train import CertifyConfig
 from diagline.errors import BundleError
 from diagline.samples import Sample, SampleSet
+from edge_runtime.engines import FakeEngine
+from export.parity import threshold_for
 
 LOOSE = ("--escape", "0.95", "--overkill", "0.95", "--confidence", "0.6")
 STRICT = ("--escape", "0.4", "--overkill", "0.4", "--confidence", "0.6")
@@ -312,3 +314,30 @@ def test_a_new_export_carries_no_certificate(copy: Copy, diagline: Diagline) -> 
     assert copy.certify(*LOOSE).code == 0
     assert diagline("export", copy.line.config, "--set", f'output="{copy.output}"').code == 0
     assert bundles.read(copy.bundle).manifest.certificate is None
+
+
+def test_every_format_is_certified_at_the_same_logit(copy: Copy) -> None:
+    assert copy.certify(*LOOSE).code == 0
+    formats = bundles.read(copy.bundle).manifest.formats
+    logit = formats["onnx_fp32"].threshold
+    for name, fmt in formats.items():
+        assert fmt.threshold == threshold_for(fmt, logit), name
+
+
+def test_formats_that_judge_differently_at_the_certified_threshold_are_not_certified(
+    copy: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from export import issue
+
+    before = bundles.read(copy.bundle).sha256
+    right = issue.open_engine
+
+    def broken(path: Path, name: str, *rest: Any, **more: Any) -> Any:
+        return FakeEngine([-128.0, 127.0]) if name == "tflite_int8" else right(path, name, *rest, **more)
+
+    monkeypatch.setattr(issue, "open_engine", broken)
+    outcome = copy.certify(
+        "--escape", "0.999", "--overkill", "0.999", "--confidence", "0.5", "--set", "export.flips=0.01"
+    )
+    assert outcome.code == 3 and "at the threshold to be certified tflite_int8 flips" in outcome.err, outcome.err
+    assert bundles.read(copy.bundle).sha256 == before

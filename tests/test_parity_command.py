@@ -95,5 +95,5 @@ def test_a_folder_that_is_no_bundle_and_one_without_pictures_are_refused(
 ) -> None:
     nothing = diagline("parity", tmp_path, line.data)
     assert nothing.code == 2 and "expected a bundle folder" in nothing.err
-    empty = diagline("parity", line.bundle, tmp_path)
+    empty = diagline("parity", line.bundle, tmp_path, "--allow-unsigned")
     assert empty.code == 2 and str(tmp_path) in empty.err
