@@ -1,7 +1,8 @@
 """The threshold to be certified, chosen on validation scores alone.
 
-Of the test split only its size is known here. Thresholds lie in a format's own numbers, chosen on
-that format's own outputs; `export/issue.py` carries them into the others. Leaves out: what the threshold then shows (`certify.py`).
+Of the test split only its size is known here. A threshold lies in one format's own numbers, chosen
+on that format's outputs. Leaves out: carrying it into the other formats (`export/issue.py`), and
+what it then shows (`certify.py`).
 
 Source: how many of M new parts lie beyond the k-th highest of N is beta-binomial whatever their
 distribution; after Wilks, "Statistical prediction with special reference to the problem of tolerance
