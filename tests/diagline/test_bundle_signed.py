@@ -216,7 +216,20 @@ def test_a_bundle_that_is_not_whole_is_not_signed(signed, keys):
     (signed.root / "model.fp32.onnx").write_bytes(b"other weights")
     before = contents(signed.root)
     with pytest.raises(BundleError, match=r"model.fp32.onnx: changed"):
-        bundle.sign(signed.root, keys["line"])
+        bundle.sign(signed.root, keys["attacker"])
+    assert contents(signed.root) == before
+
+
+def test_a_copy_that_loses_a_file_is_not_put_in_place(signed, keys, monkeypatch):
+    before, copy = contents(signed.root), shutil.copytree
+
+    def lose(source, target, *given, **named):  # called for golden/ too
+        copy(source, target, *given, **named)
+        (Path(target) / "model.fp32.onnx").unlink(missing_ok=True)
+
+    monkeypatch.setattr(shutil, "copytree", lose)
+    with pytest.raises(BundleError, match=r"model.fp32.onnx: is missing"):
+        bundle.sign(signed.root, keys["attacker"])
     assert contents(signed.root) == before
 
 
