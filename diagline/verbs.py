@@ -307,12 +307,12 @@ def export(config: Config, skip_bad: bool = False) -> Bundle:
         DiaglineError: as `pack.export_bundle`; BundleError: the key cannot be used.
     """
     require("torch", "workstation")
-    from export import pack
+    from export import pack, trial
 
     if config.signing_key is not None:
         signing.private_key(config.signing_key)
     train, val = learning_sets(config, skip_bad)
-    data = pack.ExportData(calibration=tuple(train), val=tuple(val), test=real_data(config, skip_bad).split("test"))
+    data = trial.ExportData(calibration=tuple(train), val=tuple(val), test=real_data(config, skip_bad).split("test"))
     student = pack.export_bundle(
         config, config.output / STUDENT / "student.pt", threshold(config, STUDENT), data, config.bundle
     )

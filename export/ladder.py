@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -105,6 +105,11 @@ class Ladder:
             apart = self.pictures - self.exact
             found.append(f"{MICRO} differs from {REFERENCE} on {apart} of {self.pictures} pictures")
         return found
+
+    def without(self, form: str) -> Ladder:
+        """The same without a form."""
+        steps = tuple(step for step in self.steps if step.form != form)
+        return replace(self, steps=steps, escaped=tuple(one for one in self.escaped if not one.startswith(f"{form}: ")))
 
     def plain(self, allowed: float) -> dict[str, Any]:
         """For JSON: what the manifest keeps of it, the flipped pictures and layers left out."""

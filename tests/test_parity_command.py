@@ -14,7 +14,7 @@ from tiny_line import Diagline, Line
 from diagline import bundle as bundles
 from diagline.bundle import FORMATS
 from edge_runtime.engines import FakeEngine, open_engine
-from export import climb, pack
+from export import climb, trial
 
 FORMS = ["torch", *FORMATS, "tflite_reference", "tflite_micro"]
 
@@ -82,7 +82,7 @@ def test_an_export_whose_forms_disagree_is_refused_with_exit_code_3_and_the_old_
     line: Line, output: Path, diagline: Diagline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = bundles.read(output / "tiny.bundle")
-    monkeypatch.setattr(pack, "open_engine", broken)
+    monkeypatch.setattr(trial, "open_engine", broken)
     found = diagline("export", line.config, "--set", f'output="{output}"', "--set", "export.flips=0.01")
     assert found.code == 3 and "tflite_int8 flips" in found.err
     assert str(output / "parity" / "student.html") in found.err and "export.flips" in found.err

@@ -22,9 +22,10 @@ from diagline.preprocess import InputContract, preprocess
 from diagline.samples import Sample, SampleSet
 from edge_runtime.engines import Engine, FakeEngine, open_engine
 from edge_runtime.selftest import self_test
-from export import choose, pack
+from export import choose, pack, trial
 from export.calibrate import METHODS
-from export.pack import ExportData, export_bundle, export_teacher
+from export.pack import export_bundle, export_teacher
+from export.trial import ExportData
 from training import student, student_spec, teacher
 
 CONTRACT = InputContract(48, 64, 3)
@@ -174,8 +175,8 @@ def test_an_engine_is_verified_only_within_what_a_boxs_self_test_allows(
         return Straying(own, by[name]) if engine == "openvino" else own
 
     by = {"onnx_fp32": 0.0, "onnx_int8": 1.0, "tflite_int8": 2.0}
-    monkeypatch.setattr(pack, "missing", lambda engine: None if engine == "openvino" else "not here")
-    monkeypatch.setattr(pack, "open_engine", opened)
+    monkeypatch.setattr(trial, "missing", lambda engine: None if engine == "openvino" else "not here")
+    monkeypatch.setattr(trial, "open_engine", opened)
     formats = line.export(tmp_path / "line.bundle").manifest.formats
     assert {name: "openvino" in fmt.engines for name, fmt in formats.items()} == {
         "onnx_fp32": True, "onnx_int8": True, "tflite_int8": False,
@@ -190,8 +191,8 @@ def test_an_optional_engine_that_does_not_take_a_file_is_left_out_with_a_line(
             raise BundleError("cannot open it")
         return open_engine(path, name, fmt, contract, engine, threads)
 
-    monkeypatch.setattr(pack, "missing", lambda engine: None if engine == "openvino" else "not here")
-    monkeypatch.setattr(pack, "open_engine", opened)
+    monkeypatch.setattr(trial, "missing", lambda engine: None if engine == "openvino" else "not here")
+    monkeypatch.setattr(trial, "open_engine", opened)
     manifest = line.export(tmp_path / "line.bundle").manifest
     assert {name: fmt.engines for name, fmt in manifest.formats.items()} == {k: (v,) for k, v in ENGINES.items()}
     assert "tflite_int8: not verified on openvino: cannot open it" in capfd.readouterr().err
@@ -203,8 +204,8 @@ def test_an_engine_that_gives_other_verdicts_is_not_verified(
     def broken(path: Path, name: str, *rest: Any, **more: Any) -> Any:
         return FakeEngine([127.0]) if name == "tflite_int8" else open_engine(path, name, *rest, **more)
 
-    monkeypatch.setattr(pack, "missing", lambda engine: "not here")
-    monkeypatch.setattr(pack, "open_engine", broken)
+    monkeypatch.setattr(trial, "missing", lambda engine: "not here")
+    monkeypatch.setattr(trial, "open_engine", broken)
     manifest = line.export(tmp_path / "line.bundle").manifest
     assert manifest.formats["tflite_int8"].engines == ()
     assert manifest.flips["tflite_int8"] > 0 and manifest.formats["onnx_int8"].engines == ("onnxruntime",)
@@ -213,7 +214,7 @@ def test_an_engine_that_gives_other_verdicts_is_not_verified(
 def test_no_bundle_without_any_engine_that_can_be_trusted(
     line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pack, "open_engine", lambda *_, **__: FakeEngine([127.0]))
+    monkeypatch.setattr(trial, "open_engine", lambda *_, **__: FakeEngine([127.0]))
     with pytest.raises(ExportError, match="no engine gives its golden verdicts"):
         line.export(tmp_path / "line.bundle")
     assert list(tmp_path.iterdir()) == []

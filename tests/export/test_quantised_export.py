@@ -18,10 +18,11 @@ from diagline.config import Config, DataConfig, ExportConfig, StudentConfig
 from diagline.preprocess import InputContract
 from diagline.samples import Sample, SampleSet
 from export import pack, parity
-from export.pack import ExportData, export_bundle
+from export.pack import export_bundle
 from export.quantise import QuantisedModel, quantise_onnx
 from export.to_onnx import student_onnx
 from export.to_tflite import student_tflite
+from export.trial import ExportData
 from training import loop, student, student_spec
 from training.data import Batch, Pictures
 from training.evaluate import predict
