@@ -120,7 +120,6 @@ def checked(pictures: Iterable[NDArray[np.uint8]], shape: tuple[int, ...]) -> It
                 f"columns, {'grey' if shape[2] == 1 else 'RGB'}); make it with diagline.preprocess.preprocess"
             )
         yield picture
-        del picture  # not to be held while the next one is made
     if not number:
         raise ExportError("no calibration picture; expected 1 or more; give training pictures to calibrate on")
 

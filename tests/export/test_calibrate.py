@@ -120,11 +120,12 @@ def test_mse_loses_no_more_than_any_other_method(seed: int) -> None:
     assert errors["mse"] < 0.9 * max(errors.values())
 
 
-def test_a_crowd_at_zero_does_not_narrow_the_ends() -> None:
-    loud = np.random.default_rng(3).uniform(0, 4, 50_000).astype(np.float32)
-    histogram = filled(np.append(loud, np.zeros(200_000, np.float32)))
+def test_the_crowd_at_zero_that_relu_makes_does_not_narrow_the_ends() -> None:
+    values = np.maximum(np.random.default_rng(3).normal(-1, 1, 200_000), 0).astype(np.float32)
+    histogram = filled(values)
     for method in METHODS:
-        assert histogram.ends(method) == pytest.approx((0, 4), abs=0.1)
+        low, high = histogram.ends(method)
+        assert low == 0 and high > 0.7 * histogram.high
 
 
 @pytest.fixture(scope="module")
