@@ -2,7 +2,8 @@
 
 Every form is fed with what `preprocess` makes. Each
 is judged at its own threshold, which `threshold_for` carries from torch's logits into the
-form's own numbers. Leaves out: refusing a bundle whose verdicts flip.
+form's own numbers. Leaves out: what is made of it
+(`ladder.py`).
 """
 
 from __future__ import annotations
