@@ -3,7 +3,7 @@
     manifest.json       what follows, and the SHA-256 of every other file
     manifest.sha256     the manifest's own, as sha256sum writes it
     manifest.sig        in a signed bundle: who signed the manifest (`signing.py`)
-    model.fp32.onnx     one file a format; a teacher's bundle holds this one alone
+    model.fp32.onnx     one file a format; a teacher's bundle holds the two ONNX ones
     model.int8.onnx
     model.int8.tflite
     golden/             golden.json and raw pictures: what every machine must answer at start

@@ -63,8 +63,7 @@ class ExportConfig:
         key: the private key that signs the bundles (`diagline keys new`); "": they are not signed.
         calibration: where the ranges of ONNX int8 end: "minmax", "percentile", "entropy" (least KL divergence),
             "mse" (least squared error), or "best": whichever flips fewest verdicts on validation.
-        weights: "full", 8 bits; "reduced", 7, for processors without VNNI, where 8 saturate; "auto": as the
-            exporting processor needs it.
+        weights: of ONNX int8: "full", 8 bits; "reduced", 7, which saturate on no processor and in no runtime.
     """
 
     calibration_images: int = 200
@@ -72,11 +71,11 @@ class ExportConfig:
     flips: float = 0.005
     key: str = ""
     calibration: str = "best"
-    weights: str = "auto"
+    weights: str = "full"
 
     def __post_init__(self) -> None:
         one_of("export.calibration", self.calibration, ("best", "minmax", "percentile", "entropy", "mse"))
-        one_of("export.weights", self.weights, ("auto", "full", "reduced"))
+        one_of("export.weights", self.weights, ("full", "reduced"))
         within("export.calibration_images", self.calibration_images, 1, 100_000)
         within("export.golden_images", self.golden_images, 2, 1000)
         within("export.flips", self.flips, 0.0, 1.0)

@@ -144,6 +144,8 @@ class OnnxEngine:
         options.log_severity_level = 3  # errors alone; they come back as exceptions too
         # Threads that spin between frames hold a whole core, and beside other work they tripled p90.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Without VNNI, x86 kernels add pairs of int8 products in 16 bits, which overflow; these do not.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors share no base class of their own

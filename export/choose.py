@@ -7,7 +7,6 @@ converter knows the least and the greatest value alone.
 
 from __future__ import annotations
 
-import platform
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from diagline import files, record
+from diagline import files
 from diagline.bundle import Format
 from diagline.config import ExportConfig
 from diagline.console import console, track
@@ -65,7 +64,7 @@ def choose(
         ExportError: as `quantise`.
         DatasetError: a held-out picture cannot be read.
     """
-    weights, pictures = resolve(asked.weights), [(one, sample) for one in judges.val for sample in one]
+    weights, pictures = asked.weights, [(one, sample) for one in judges.val for sample in one]
     method, how = asked.calibration, {"weights": weights}
     if method != "best":
         return quantise(measured, method, weights == "reduced"), {"calibration": method, **how}
@@ -80,14 +79,6 @@ def choose(
         methods, key=lambda name: (scores[name]["flips"], scores[name]["mean_difference"])
     )  # the first of equals
     return made[best], {"calibration": best, **how, "pictures": len(pictures), "scores": scores}
-
-
-def resolve(weights: str) -> str:
-    """ "full" or "reduced"; "auto" is full where this processor adds int8 products without saturating."""
-    if weights != "auto":
-        return weights
-    safe = platform.machine() in ("aarch64", "arm64") or set(record.machine()["int8"]) - {"avx2"}
-    return "full" if safe else "reduced"
 
 
 def _scores(

@@ -20,14 +20,13 @@ from onnxruntime.quantization import CalibrationMethod
 from onnxruntime.quantization.calibrate import create_calibrator
 from small_students import lively, logits, pictures
 
-from diagline import record
 from diagline.config import ExportConfig
 from diagline.errors import ConfigError, ExportError
 from diagline.preprocess import InputContract
 from diagline.samples import Sample, SampleSet
 from export import choose as room
 from export.calibrate import BINS, METHODS, Histogram
-from export.choose import Judges, choose, resolve
+from export.choose import Judges, choose
 from export.quantise import PIXEL_SCALE, Measured, measure, quantise, quantise_onnx
 from export.to_onnx import PIXELS, student_onnx
 from export.to_tflite import student_tflite
@@ -194,25 +193,6 @@ def test_reduced_weights_cannot_saturate_sixteen_bits_and_full_ones_can(measured
         ]
         largest[reduced] = max(int(np.abs(one).max()) for one in weights)
     assert 255 * largest[True] * 2 <= 2**15 - 1 < 255 * largest[False] * 2
-
-
-@pytest.mark.parametrize(
-    ("machine", "flags", "expected"),
-    [
-        ("x86_64", ["avx2"], "reduced"),
-        ("x86_64", [], "reduced"),
-        ("x86_64", ["avx2", "avx512_vnni"], "full"),
-        ("x86_64", ["avx2", "avx_vnni"], "full"),
-        ("aarch64", [], "full"),
-    ],
-)
-def test_weights_are_full_where_the_processor_does_not_saturate(
-    machine: str, flags: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(record, "machine", lambda: {"int8": flags})
-    monkeypatch.setattr(room.platform, "machine", lambda: machine)
-    assert resolve("auto") == expected
-    assert [resolve(one) for one in ("full", "reduced")] == ["full", "reduced"]
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from diagline.preprocess import InputContract, preprocess
 from diagline.samples import Sample, SampleSet
 from edge_runtime.engines import Engine, FakeEngine, open_engine
 from edge_runtime.selftest import self_test
-from export import choose, pack, trial
+from export import pack, trial
 from export.calibrate import METHODS
 from export.pack import export_bundle, export_teacher
 from export.trial import ExportData
@@ -94,7 +94,7 @@ def test_the_bundle_holds_the_three_formats_and_reads_back(packed: Bundle) -> No
 def test_the_bundle_tells_how_its_int8_ranges_were_chosen(line: Line, packed: Bundle, tmp_path: Path) -> None:
     how = packed.manifest.provenance["onnx_int8"]
     assert how["calibration"] in how["scores"] and set(how["scores"]) == set(METHODS)
-    assert how["weights"] == choose.resolve("auto") and how["pictures"] == 30
+    assert how["weights"] == "full" and how["pictures"] == 30
     best = how["scores"][how["calibration"]]
     assert best["flips"] == min(score["flips"] for score in how["scores"].values())
     again = line.export(tmp_path / "line.bundle")
