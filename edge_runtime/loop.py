@@ -43,13 +43,14 @@ class Inspector:
 
     Attributes:
         fault: why this box says NO_DECISION to everything; None when its self-test passed.
+        threshold: REJECT at or above, in the format's own numbers.
     """
 
     def __init__(self, bundle: Bundle, format_name: str, engine: Engine) -> None:
         """Run the golden vectors, then a few pictures more to warm up."""
         self.bundle, self.format_name, self.engine = bundle, format_name, engine
         self._contract = bundle.manifest.input
-        self._threshold = bundle.manifest.formats[format_name].threshold
+        self.threshold = bundle.manifest.formats[format_name].threshold
         self._model = bundle.model
         self.fault = self_test(bundle, format_name, engine).fault
         if self.fault is None:
@@ -72,13 +73,13 @@ class Inspector:
                     logit, cause = None, f"{stage}: the output is {logit}"
             except Exception as error:  # whatever it is, the part gets its verdict
                 logit, cause = None, f"{stage}: {type(error).__name__}: {' '.join(str(error).split())}"
-        state = State.NO_DECISION if logit is None else decide(logit, self._threshold)
+        state = State.NO_DECISION if logit is None else decide(logit, self.threshold)
         stamps["decided"] = time.monotonic_ns()
         return Verdict(
             part_id=frame.part_id,
             state=state,
             logit=logit,
-            threshold=self._threshold,
+            threshold=self.threshold,
             model=self._model,
             taken_utc=frame.taken_utc,
             cause=cause,
