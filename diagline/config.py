@@ -1,23 +1,22 @@
-"""TOML to frozen dataclasses; an unknown key is an error that names the nearest key.
+"""What a line's config holds, in frozen dataclasses.
 
 One file describes one line: its data, the network's input, and what each stage does. Values
 are checked where they are held (`__post_init__`). A `[tiny]` table holds the values of the
 config's small twin (`--tiny`), and `--set key=value` overrides one. Relative paths start at
-the folder the command runs in. Leaves out: anything a stage can work out for itself.
+the folder the command runs in. Leaves out: reading TOML
+(`config_file.py`), and anything a stage can work out for itself.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
-import tomllib
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diagline import config_file
 from diagline.config_checks import one_of, within
 from diagline.config_generate import GenerateConfig
 from diagline.config_train import CertifyConfig, EvaluateConfig, StudentConfig, TeacherConfig
@@ -168,29 +167,24 @@ def load(path: Path, overrides: tuple[str, ...] = (), tiny: bool = False, profil
     Raises:
         ConfigError: no such file, not TOML, an unknown or missing key, or a value out of range.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: not found; expected a TOML config such as configs/demo.toml") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as TOML ({error}); correct the file") from error
+    table = config_file.read(path)
     small = table.pop("tiny", None)
     if tiny and not isinstance(small, dict):
         raise ConfigError(f"{path}: has no [tiny] table; expected one for --tiny; add it or leave --tiny out")
     if tiny:
         if "output" in table:
             table["output"] = f"{table['output']}-tiny"  # the full run's results stay apart
-        _merge(table, small)
-    for override in overrides:
-        _merge(table, _override(override))
+        config_file.merge(table, small)
+    for text in overrides:
+        config_file.merge(table, config_file.override(text))
     try:
         profile = profile or table.pop("profile", "corrected")
         table.pop("profile", None)
         one_of("profile", profile, tuple(PROFILES))
         below = copy.deepcopy(PROFILES[profile])
-        _merge(below, table)
+        config_file.merge(below, table)
         table = below
-        return typing.cast(Config, _build(Config, table, ""))
+        return typing.cast(Config, config_file.build(Config, table, ""))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -198,62 +192,6 @@ def load(path: Path, overrides: tuple[str, ...] = (), tiny: bool = False, profil
 def override(section: RunConfig, asked: dict[str, Any]) -> RunConfig:
     """The section with the values that were asked for (not None), checked again."""
     return dataclasses.replace(section, **{key: value for key, value in asked.items() if value is not None})
-
-
-def _override(text: str) -> dict[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set {text!r}; expected section.key=value")
-    try:
-        parsed: Any = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value
-    for part in reversed(key.strip().split(".")):
-        parsed = {part: parsed}
-    return typing.cast(dict[str, Any], parsed)
-
-
-def _merge(table: dict[str, Any], over: dict[str, Any]) -> None:
-    for key, value in over.items():
-        if isinstance(value, dict) and isinstance(table.get(key), dict):
-            _merge(table[key], value)
-        else:
-            table[key] = value
-
-
-def _build(kind: type[Any], table: dict[str, Any], prefix: str) -> Any:
-    known = {item.name: item for item in dataclasses.fields(kind)}
-    hints = typing.get_type_hints(kind)
-    for key in table:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join(known)}"
-            raise ConfigError(f"unknown key {prefix}{key}; {hint}")
-    for name, item in known.items():
-        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-        if required and name not in table:
-            raise ConfigError(f"missing key {prefix}{name}; expected it in the file; add it")
-    return kind(**{key: _value(hints[key], value, prefix + key) for key, value in table.items()})
-
-
-def _value(hint: Any, value: Any, key: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise ConfigError(f"{key} = {value!r}; expected a table [{key}]")
-        return _build(typing.cast(type[Any], hint), value, key + ".")
-    if typing.get_origin(hint) is tuple:  # tuple[kind, ...]
-        if not isinstance(value, list):
-            raise ConfigError(f"{key} = {value!r}; expected a list")
-        return tuple(_value(typing.get_args(hint)[0], item, key) for item in value)
-    if isinstance(hint, types.UnionType):
-        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
-    if hint is Path and isinstance(value, str) and value:
-        return Path(value).expanduser()
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not hint:
-        raise ConfigError(f"{key} = {value!r}; expected {'a path' if hint is Path else hint.__name__}")
-    return value
 
 
 def _plain(value: Any) -> Any:

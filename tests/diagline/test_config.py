@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagline import config, config_generate
+from diagline import config, config_file, config_generate
 from diagline.errors import ConfigError
 
 BASE = """
@@ -170,8 +170,8 @@ KEYS = ("seed", "name", "data.root", "input.width_px", "teacher.epochs", "teache
 def test_any_override_is_taken_or_refused_with_a_config_error(key, value):
     table = {"name": "x", "output": "o", "data": {"root": "r"}, "input": {"width_px": 16, "height_px": 16}}
     try:
-        config._merge(table, config._override(f"{key}={value}"))
-        config._build(config.Config, table, "")
+        config_file.merge(table, config_file.override(f"{key}={value}"))
+        config_file.build(config.Config, table, "")
     except ConfigError:
         pass
 
