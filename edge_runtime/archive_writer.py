@@ -122,6 +122,8 @@ class Writer:
         self._swept_s = now_s if len(due) < retention.BATCH else -float("inf")
         self.free = free_bytes(self.folder)
         used = {state.value: self.trail.used_bytes(state) for state in State}
+        for _, kept in self._gone:
+            used[kept.state.value] -= kept.bytes
         self.used = {**used, "rows": sum(path.stat().st_size for path in self.folder.glob(f"{FILE}*"))}
         self._samples.append((now_s, sum(self.used.values())))
         while now_s - self._samples[0][0] > RATE_S:

@@ -435,7 +435,7 @@ def life(folder, at):
                 step()
                 return real(*given, **named)
             setattr(module, name, hooked)
-    archive = Archive(folder, ArchiveConfig(**FAST, reject_quota_bytes=2500))
+    archive = Archive(folder, ArchiveConfig(**FAST, reject_quota_bytes=900))
     archive._writer.trail._db.set_trace_callback(step)
     with open(folder / "acknowledged", "w") as note:
         for number in range(count):
@@ -472,7 +472,7 @@ def run_crashes(root: Path, count: int) -> int:
 
 def test_sigkill_before_any_operation_loses_nothing_acknowledged(tmp_path: Path) -> None:
     """Dies before each SQL statement, fsync, rename and deletion of a run with pictures and retention, in turn."""
-    lives = run_crashes(tmp_path, 5)
+    lives = run_crashes(tmp_path, 3)
     assert lives > 60
     for at in range(1, lives + 1):
         folder = tmp_path / str(at)
