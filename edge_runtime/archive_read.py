@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ class Verification:
 
 
 class Reader:
-    """Reads a trail, also while it is written; opens the file read-only. One thread."""
+    """Reads a trail, also while it is written; one thread. Each call raises OutputError where the file is damaged."""
 
     def __init__(self, folder: Path) -> None:
         """Open `folder/archive.db`.
@@ -63,7 +62,7 @@ class Reader:
 
     def head(self) -> Head:
         """The end of the chain, as last committed."""
-        count, digest = self._db.execute("SELECT count, hash FROM head").fetchone()
+        ((count, digest),) = self._query("SELECT count, hash FROM head")
         return Head(count, digest.hex())
 
     def part(self, part_id: str) -> list[Row]:
@@ -96,7 +95,7 @@ class Reader:
                 return self._walk(anchor)
             finally:
                 self._db.execute("ROLLBACK")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OutputError) as error:
             return Verification(None, None, f"the file cannot be read: {error}")
 
     def _walk(self, anchor: Head | None) -> Verification:
@@ -122,11 +121,15 @@ class Reader:
         return Verification(head, None, None)
 
     def _rows(self, where: str, *values: Any) -> list[Row]:
-        found: Sequence[tuple[int, str]] = self._db.execute(
-            f"SELECT seq, content FROM trail WHERE {where}", values
-        ).fetchall()
+        found = self._query(f"SELECT seq, content FROM trail WHERE {where}", *values)
         rows = [(seq, json.loads(content)) for seq, content in found]
         return [Row(seq, Kind(content["kind"]), content) for seq, content in rows]
+
+    def _query(self, query: str, *values: Any) -> list[Any]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise OutputError(f"{self.folder / FILE}: {error}; expected a whole archive; verify it") from error
 
     def close(self) -> None:
         """Close the file."""

@@ -40,11 +40,14 @@ class Replay:
 
 
 def replay(archive: Reader, part_id: str, bundle: Bundle, run_id: str | None = None) -> Replay:
-    """Judge an archived part again; never raises for what the archive, the bundle or this machine lack.
+    """Judge an archived part again; what picture, bundle or machine lack is told, not raised.
 
     Args:
         bundle: the one that judged the part; another is refused.
         run_id: which run's part; needed where several runs had one of that name.
+
+    Raises:
+        OutputError: the archive is damaged.
     """
     rows = [row for row in archive.part(part_id) if run_id in (None, row.content["run_id"])]
     if len(rows) != 1:

@@ -25,7 +25,7 @@ from diagline.verdict import State, Verdict
 from edge_runtime import archive_images, archive_writer
 from edge_runtime.archive import Archive, Origin
 from edge_runtime.archive_config import ArchiveConfig
-from edge_runtime.archive_db import FILE, Head, Kind
+from edge_runtime.archive_db import FILE, Head, Kind, Trail
 from edge_runtime.archive_read import Reader, Row
 
 WAIT_S = 30.0
@@ -183,6 +183,7 @@ def tamper(folder: Path, *statements: str) -> None:
         "UPDATE trail SET content = replace(content, 'run_id', 'run-id')",
         "UPDATE trail SET hash = zeroblob(32)",
         "DELETE FROM trail",
+        "UPDATE trail SET seq = seq + 100",
     ],
 )
 def test_a_row_that_is_changed_or_removed_is_named(
@@ -230,6 +231,7 @@ def test_a_chain_written_anew_shows_only_against_a_head_noted_elsewhere(
     make_archive: Callable[..., Archive], read: Callable[[], Reader], tmp_path: Path
 ) -> None:
     head = filled(make_archive())
+    assert read().verify(anchor=head).fault is None
     rewrite(tmp_path, 4)
     assert read().verify().fault is None
     found = read().verify(anchor=head)
@@ -264,6 +266,28 @@ def test_a_damaged_file_a_second_writer_and_another_version_are_refused(
             opened()
     with pytest.raises(OutputError, match="unable to open"):
         Reader(tmp_path / "nowhere")
+
+
+def test_a_commit_waits_for_the_disk_to_have_it(make_archive: Callable[..., Archive]) -> None:
+    db = make_archive()._writer.trail._db
+    assert db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_file_that_is_damaged_inside_is_reported(
+    make_archive: Callable[..., Archive], read: Callable[[], Reader], tmp_path: Path
+) -> None:
+    archive = make_archive()
+    for number in range(200):
+        archive.put(verdict(f"{number}"))
+    archive.close()
+    data = bytearray((tmp_path / FILE).read_bytes())
+    data[4096 * 4 :] = b"\xff" * (len(data) - 4096 * 4)
+    (tmp_path / FILE).write_bytes(data)
+    reader = read()
+    assert "malformed" in str(reader.verify().fault)
+    with pytest.raises(OutputError, match="malformed"):
+        reader.verdicts(999)
 
 
 def test_readers_see_whole_commits_while_the_box_writes(
@@ -306,6 +330,16 @@ def test_frames_give_way_first_then_events_and_verdicts_last_and_the_trail_tells
     ]  # fmt: skip
     assert only(reader.events(Kind.LOST))["payload"] == lost
     assert reader.verify().fault is None and archive.health().queue == 0
+
+
+def test_frames_that_were_written_make_room_for_others(
+    make_archive: Callable[..., Archive], read: Callable[[], Reader]
+) -> None:
+    archive = make_archive(queue_frame_bytes=noise().nbytes)
+    for number in range(3):
+        archive.put(verdict(f"{number}", State.REJECT), noise())
+        assert archive.flush(WAIT_S)
+    assert all(row.content["image"] for row in read().verdicts(9)) and not archive.health().lost
 
 
 def test_a_disk_that_hangs_holds_neither_the_loop_nor_the_end(
@@ -479,6 +513,9 @@ def test_sigkill_before_any_operation_loses_nothing_acknowledged(tmp_path: Path)
         acknowledged = (folder / "acknowledged").read_text().split() if (folder / "acknowledged").exists() else []
         again = Archive(folder, ArchiveConfig(**FAST))
         assert again.flush(WAIT_S) and again.close() == 0
+        trail = Trail(folder)
+        assert trail.unwritten() == []
+        trail.close()
         reader = Reader(folder)
         assert reader.verify().fault is None, at
         rows = list(reversed(reader.verdicts(99)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -130,24 +131,6 @@ def test_a_short_disk_costs_passes_first_then_what_was_not_decided_then_rejects(
     assert archive.health().lost == {f"image: {archive_writer.SHORT}": 1} and box.reader().verify().fault is None
 
 
-def test_a_short_disk_is_heeded_with_every_commit_and_quotas_every_sweep_s(box: Box) -> None:
-    config = ArchiveConfig(min_free_bytes=1000, sweep_s=3600.0, reject_quota_bytes=0)
-    writer = archive_writer.Writer(
-        box.folder, config, lambda: box.now, lambda kind, content: content, lambda cause: None
-    )
-    writer.sweep(at_once=False)  # the first; the next is due in an hour
-    kept = Kept(1, State.REJECT, START.isoformat(), "images/a.png", 10)
-    with writer.trail.writing():
-        writer.trail.append("{}")
-        writer.trail.add_image(kept)
-    writer.sweep(at_once=False)
-    assert not writer.owes
-    box.full_bytes = 999
-    writer.sweep(at_once=False)
-    assert writer.owes
-    writer.trail.close()
-
-
 def test_nothing_is_deleted_that_the_archive_did_not_write(box: Box) -> None:
     archive = box.start(reject_quota_bytes=0)
     day = box.folder / "images" / "2026-03-04" / "REJECT"
@@ -197,15 +180,63 @@ def test_what_a_stop_left_half_deleted_is_noted_at_the_next_start(box: Box) -> N
     assert whys(box.reader()) == {"found missing at start": [2, 3]}
 
 
-def test_a_long_sweep_goes_on_in_parts(box: Box, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def make_writer(box: Box) -> Iterator[Callable[..., archive_writer.Writer]]:
+    """`make_writer(count, **config)`: a writer with the rows of so many rejects' pictures, 10 bytes each."""
+    made = []
+
+    def make(count: int, **config: Any) -> archive_writer.Writer:
+        kept = ArchiveConfig(**{"min_free_bytes": 0, **config})
+        writer = archive_writer.Writer(box.folder, kept, lambda: box.now, lambda _, content: content, lambda _: None)
+        with writer.trail.writing():
+            for number in range(count):
+                seq = writer.trail.append("{}")
+                writer.trail.add_image(Kept(seq, State.REJECT, START.isoformat(), f"images/{number}.png", 10))
+        made.append(writer)
+        return writer
+
+    yield make
+    for writer in made:
+        writer.trail.close()
+
+
+def test_a_short_disk_is_heeded_with_every_commit_and_quotas_every_sweep_s(
+    box: Box, make_writer: Callable[..., archive_writer.Writer]
+) -> None:
+    writer = make_writer(0, min_free_bytes=1000, sweep_s=3600.0, reject_quota_bytes=0)
+    writer.sweep(at_once=False)  # the first; the next is due in an hour
+    with writer.trail.writing():
+        writer.trail.add_image(Kept(writer.trail.append("{}"), State.REJECT, START.isoformat(), "images/a.png", 10))
+    writer.sweep(at_once=False)
+    assert not writer.owes
+    box.full_bytes = 999
+    writer.sweep(at_once=False)
+    assert writer.owes
+
+
+def test_a_long_sweep_goes_on_in_parts(
+    make_writer: Callable[..., archive_writer.Writer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(retention, "BATCH", 2)
-    archive = box.start()
-    box.put(archive, *(f"R{number}" for number in range(7)))
-    archive.close()
-    again = box.start(reject_quota_bytes=0, sweep_s=3600.0)
-    for _ in range(4):
-        assert again.flush(WAIT_S)
-    assert box.kept() == "" and box.reader().verify().fault is None
+    writer = make_writer(5, reject_quota_bytes=0, sweep_s=3600.0)
+    left = []
+    for _ in range(3):
+        writer.sweep(at_once=False)
+        writer.commit([], Counter())
+        left.append(len(list(writer.trail.kept(State.REJECT))))
+    assert left == [3, 1, 0]
+
+
+def test_what_went_and_is_not_noted_yet_counts_as_gone(make_writer: Callable[..., archive_writer.Writer]) -> None:
+    writer = make_writer(5, reject_quota_bytes=30)
+    rejects = list(writer.trail.kept(State.REJECT))
+
+    def seqs(config: ArchiveConfig, free_bytes: int, pending: list[Kept]) -> list[int]:
+        return [kept.seq for _, kept in retention.due(writer.trail, config, START, free_bytes, pending)]
+
+    quota, short = ArchiveConfig(min_free_bytes=0, reject_quota_bytes=30), ArchiveConfig(min_free_bytes=100)
+    assert seqs(quota, 0, []) == [1, 2] and seqs(quota, 0, rejects[:2]) == []
+    assert seqs(short, 85, []) == [1, 2] and seqs(short, 85, rejects[:2]) == [3, 4]
 
 
 @pytest.mark.parametrize(
