@@ -20,7 +20,7 @@ from diagline.errors import DiaglineError, require
 from edge_runtime import metrics
 from edge_runtime.dashboard import lights
 from edge_runtime.dashboard.auth import SESSION_S, Sessions
-from edge_runtime.dashboard.looks import Looks
+from edge_runtime.dashboard.looks import Looks, on_thread
 from edge_runtime.dashboard.view import View
 
 if TYPE_CHECKING:
@@ -47,12 +47,11 @@ HEADERS = {
 """On every answer, those of the server itself too."""
 
 
-def make_app(view: View, sessions: Sessions, hosts: Sequence[str], closing: Callable[[], bool]) -> Starlette:
+def make_app(view: View, sessions: Sessions, hosts: Sequence[str]) -> Starlette:
     """The application.
 
     Args:
         hosts: names the page may be asked for by, against rebinding of names; "*" takes any.
-        closing: true once streams must end.
 
     Raises:
         MissingExtraError: Starlette is not installed.
@@ -64,7 +63,7 @@ def make_app(view: View, sessions: Sessions, hosts: Sequence[str], closing: Call
     from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.routing import Route
 
-    page = _Page(view, sessions, closing)
+    page = _Page(view, sessions)
     return Starlette(
         routes=[
             *(Route(f"/{path}", functools.partial(page.file, name)) for path, name in FILES.items()),
@@ -83,9 +82,9 @@ def make_app(view: View, sessions: Sessions, hosts: Sequence[str], closing: Call
 
 
 class _Page:
-    def __init__(self, view: View, sessions: Sessions, closing: Callable[[], bool]) -> None:
+    def __init__(self, view: View, sessions: Sessions) -> None:
         self._view, self._sessions = view, sessions
-        self._looks = Looks(view, closing)
+        self._looks = Looks(view)
         self._acting = asyncio.Lock()
         folder = Path(__file__).parent
         self._files = {name: (folder / name).read_bytes() for name in FILES.values()}
@@ -154,7 +153,7 @@ class _Page:
             raise _refusal(409, "another action is under way; wait for its end")
         async with self._acting:
             try:
-                said = await require("anyio.to_thread", "edge").run_sync(call, abandon_on_cancel=True)
+                said = await on_thread(call)
             except DiaglineError as error:
                 raise _refusal(409, str(error)) from error
         console.print(f"page: {name}: {said}", soft_wrap=True)

@@ -14,7 +14,6 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
-from diagline.errors import require
 from diagline.verdict import Verdict
 from edge_runtime.dashboard import lights
 from edge_runtime.dashboard.view import Snapshot, View
@@ -32,8 +31,8 @@ class Looks:
         pages: streams of events that are open.
     """
 
-    def __init__(self, view: View, closing: Callable[[], bool]) -> None:
-        self._view, self._closing = view, closing
+    def __init__(self, view: View) -> None:
+        self._view = view
         self._under_way: dict[str, asyncio.Task[Any]] = {}
         self._picture: tuple[int, bytes | None] = (-1, None)
         self._decided = 0
@@ -43,7 +42,7 @@ class Looks:
     async def snapshot(self) -> Snapshot:
         """The box now. Raises TimeoutError when it does not answer, and whatever the view raises."""
         snapshot: Snapshot = await asyncio.wait_for(
-            self._share("snapshot", lambda: _on_thread(self._view.snapshot)), PATIENCE_S
+            self._share("snapshot", lambda: on_thread(self._view.snapshot)), PATIENCE_S
         )
         self._decided = sum(snapshot.tally.states.values())
         return snapshot
@@ -60,7 +59,7 @@ class Looks:
         """Server-sent events, four a second, the same for every page; end when the box does not answer."""
         self.pages += 1
         try:
-            while not self._closing():
+            while True:
                 try:
                     event = await self._share("pulse", self._pulse)
                 except Exception:  # the page hears nothing more, and says so
@@ -77,7 +76,7 @@ class Looks:
 
     async def _take_picture(self) -> None:
         decided = self._decided
-        self._picture = (decided, await _on_thread(self._view.picture))
+        self._picture = (decided, await on_thread(self._view.picture))
 
     async def _share(self, name: str, start: Callable[[], Any]) -> Any:
         """Join what is under way, or start it."""
@@ -128,6 +127,8 @@ def _row(verdict: Verdict, snapshot: Snapshot) -> dict[str, str]:
     return {"part": part, "state": state, "why": lights.reason(verdict), "ago": ago, "at": verdict.taken_utc}
 
 
-async def _on_thread(call: Callable[[], Value]) -> Value:
-    result: Value = await require("anyio.to_thread", "edge").run_sync(call, abandon_on_cancel=True)
-    return result
+async def on_thread(call: Callable[[], Value]) -> Value:
+    """What a call that may wait returns."""
+    from starlette.concurrency import run_in_threadpool
+
+    return await run_in_threadpool(call)

@@ -72,9 +72,9 @@ class PageServer:
             MissingExtraError: Starlette or uvicorn is not installed.
         """
         self._config = config
-        self._closing, self._started = threading.Event(), threading.Event()
+        self._started = threading.Event()
         hosts = (config.host, *LOOPBACK) if config.is_private else ("*",)
-        app = make_app(view, Sessions(read_token(config.token_file)), hosts, self._closing.is_set)
+        app = make_app(view, Sessions(read_token(config.token_file)), hosts)
         self._server = _server(app, config.request_s, self._started)
         self._thread: threading.Thread | None = None
         self.url = ""
@@ -109,8 +109,7 @@ class PageServer:
         return self.url
 
     def close(self, wait_s: float = 3.0) -> None:
-        """Serve no more; a request that hangs is left to its thread."""
-        self._closing.set()
+        """Serve no more; what is under way has a second, and what hangs is left to its thread."""
         self._server.should_exit = True
         if self._thread is not None:
             self._thread.join(wait_s)

@@ -17,9 +17,10 @@ from diagline.errors import ConfigError, OutputError
 from diagline.verdict import State
 from edge_runtime.dashboard import looks
 from edge_runtime.dashboard.app import ACTIONS, BODY_BYTES
-from edge_runtime.dashboard.server import PageConfig, PageServer
+from edge_runtime.dashboard.server import REQUEST_BYTES, PageConfig, PageServer
 from edge_runtime.dashboard.view import CameraState, FakeView, judged
 from edge_runtime.ledger import Tally
+from edge_runtime.recent import StageLatency
 
 TOKEN = "a-token-for-tests-only"
 HOSTILE = "<script>alert(1)</script>\n\ndata: {}\r\n\u2028'\""
@@ -268,6 +269,12 @@ def test_a_malformed_request_ends_itself_and_not_the_server(
     assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("start", [b"GET /", JSON + b"X: "], ids=["path", "header"])
+def test_a_request_that_does_not_end_is_kept_up_to_a_limit(page: Page, start: bytes) -> None:
+    assert page.raw(start + b"a" * REQUEST_BYTES).startswith(b"HTTP/1.1 400 ")
+    assert page.raw(start + b"a" * (REQUEST_BYTES // 2)) == b""
+
+
 def test_a_connection_that_sends_no_whole_request_in_time_is_closed(view: FakeView, tmp_path: Path) -> None:
     page = Page(view, tmp_path, request_s=0.05)
     try:
@@ -355,8 +362,8 @@ def test_whatever_a_part_is_called_its_event_stays_one_line_of_ascii_json(page: 
 
 
 def test_a_figure_that_is_no_number_does_not_silence_the_page(page: Page) -> None:
-    page.view.change(at_ns=10**15, uptime_s=float("inf"), camera=CameraState("live", float("nan")))
-    assert looks.plain({"a": (float("nan"), float("inf"), 1.5)}) == {"a": [None, None, 1.5]}
+    page.view.change(stages={"whole": StageLatency(float("nan"), float("inf"), 0, 0.0, ())})
+    assert next(page.events())["stages"] == {"whole": [None, None]}
 
 
 def test_a_picture_is_made_once_a_verdict_and_never_shows_an_earlier_part(page: Page) -> None:
@@ -408,6 +415,7 @@ def test_closing_does_not_wait_for_a_box_that_hangs(
     assert hanging.wait(20)
     page.server.close(20)
     assert not any(thread.name == "page" for thread in threading.enumerate())
+    assert all(thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
 
 
 def test_a_page_others_can_reach_says_so(view: FakeView, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
