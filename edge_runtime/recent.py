@@ -122,8 +122,12 @@ class Recent:
 
     def stages(self, now_ns: int) -> dict[str, StageLatency]:
         """Latency by stage; the window ends at `now_ns` of the monotonic clock."""
-        with self._lock:
-            return {name: _latency(stage, now_ns) for name, stage in self._stages.items()}
+        with self._lock:  # copied only: a decision must not wait for arithmetic
+            copies = {
+                name: (stage.total_ns, tuple(stage.classes), tuple(stage.window))
+                for name, stage in self._stages.items()
+            }
+        return {name: _latency(*copy, now_ns - WINDOW_NS) for name, copy in copies.items()}
 
     def _add(self, name: str, took_ns: int, decided_ns: int) -> None:
         stage = self._stages[name]
@@ -132,11 +136,11 @@ class Recent:
         stage.window.append((decided_ns, took_ns))
 
 
-def _latency(stage: _Stage, now_ns: int) -> StageLatency:
-    while stage.window and stage.window[0][0] < now_ns - WINDOW_NS:
-        stage.window.popleft()
+def _latency(
+    total_ns: int, classes: tuple[int, ...], window: tuple[tuple[int, int], ...], from_ns: int
+) -> StageLatency:
     p50_ms = p99_ms = None
-    if stage.window:
-        p50_ms, p99_ms = np.percentile([took_ns for _, took_ns in stage.window], (50, 99)).tolist()
-        p50_ms, p99_ms = p50_ms / 1e6, p99_ms / 1e6
-    return StageLatency(p50_ms, p99_ms, sum(stage.classes), stage.total_ns / 1e9, tuple(stage.classes))
+    took_ms = [took_ns / 1e6 for decided_ns, took_ns in window if decided_ns >= from_ns]
+    if took_ms:
+        p50_ms, p99_ms = np.percentile(took_ms, (50, 99)).tolist()
+    return StageLatency(p50_ms, p99_ms, sum(classes), total_ns / 1e9, classes)
