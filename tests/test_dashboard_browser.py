@@ -94,11 +94,10 @@ def test_the_page_shows_counts_picture_rejects_and_what_to_do(opened: Any, view:
 def test_a_new_verdict_brings_its_picture(opened: Any, view: FakeView, url: str) -> None:
     operator = Operator(opened, url)
     operator.wait_for_picture()
-    before = operator.page.locator("#picture").get_attribute("src")
     states = {State.PASS: 4714, State.REJECT: 112, State.NO_DECISION: 7}
     view.change(tally=Tally(4833, 0, states, 2, 2))
-    operator.page.wait_for_function("src => document.querySelector('#picture').getAttribute('src') !== src", arg=before)
-    assert operator.page.locator("#picture").get_attribute("src") == "/picture?4833"
+    operator.page.wait_for_selector("#picture[src='/picture?4833']")
+    operator.wait_for_picture()
 
 
 def test_a_box_that_falls_silent_is_lost_within_three_seconds_and_its_pass_is_gone(

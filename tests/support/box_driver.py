@@ -86,7 +86,7 @@ class Operator:
         self.page.wait_for_selector(f"#headline[data-kind={kind}]")
 
     def wait_for_picture(self) -> None:
-        self.page.wait_for_function("document.querySelector('#picture').naturalWidth > 0")
+        self.page.locator("#picture[src]").evaluate("image => image.decode()")
 
     def pass_ms(self, passed_ms: int) -> None:
         self.page.clock.run_for(passed_ms)
@@ -99,7 +99,7 @@ class Operator:
         self.page.click("#login button")
 
     def wait_for_said(self, text: str) -> None:
-        self.page.wait_for_function("text => document.querySelector('#said').textContent.includes(text)", arg=text)
+        self.page.locator("#said").filter(has_text=text).wait_for()
 
     def too_wide(self) -> list[str]:
         """What reaches beyond the page's width."""
