@@ -6,9 +6,10 @@
     an existing picture         that picture
     any other existing file     film             every frame, or paced at its own rate
 
+`open_live` opens the live ones of these for whoever watches over them (`watched.py`).
 OpenCV's and FFmpeg's own complaints are silenced: what matters of them comes back as an error
 or as a frame's cause, never with an address's credentials. Leaves out: opening a source again
-after it ended or stalled.
+after it ended or stalled (`watched.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import cv2
 
 from diagline import samples
 from diagline.errors import CameraError
-from edge_runtime.camera.frames import Camera, Closing, Frame, stamp, take
+from edge_runtime.camera.frames import Camera, Capture, Closing, Frame, stamp, take
 from edge_runtime.camera.newest import NewestFrameCamera, PacedCapture
 from edge_runtime.camera.pictures import PictureCamera, open_folder
 
@@ -50,12 +51,14 @@ def open_camera(source: str, timeout_s: float = 5.0, realtime: bool = False) -> 
     """
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     if source.isdecimal():
-        return _open_index(source, timeout_s)
-    scheme, colon, _ = source.partition("://")
-    if colon:
-        if scheme.lower() not in STREAMS:
-            raise CameraError(f"{redact(source)}: not an address; expected one of rtsp:// http:// https://")
-        return _open_stream(source, timeout_s)
+        return NewestFrameCamera(
+            _index(source), f"camera {source}", timeout_s, lambda taken: f"the camera ended after {taken} frames"
+        )
+    if "://" in source:
+        stream = _stream(source, timeout_s, TIMEOUTS_TO_END * timeout_s)
+        return NewestFrameCamera(
+            stream, redact(source), timeout_s, lambda taken: f"the stream ended after {taken} frames"
+        )
     path = Path(source)
     try:
         folder, file = path.is_dir(), path.is_file()
@@ -115,11 +118,60 @@ class FilmCamera(Closing):
         self._capture.release()
 
 
+class LiveCamera(Closing):
+    """Every frame of a live source, one a read; a read waits as long as the driver does."""
+
+    dropped = 0
+
+    def __init__(self, capture: Capture, name: str, stop: Callable[[], None] | None = None) -> None:
+        self._capture, self._name, self._stop = capture, name, stop
+        self._number = 0
+
+    def read(self) -> Frame:
+        """The next frame.
+
+        Raises:
+            CameraError: no more come.
+        """
+        frame = take(self._capture, self._number)
+        if frame is None:
+            raise CameraError(f"{self._name}: ended after {self._number} frames; expected frames without end")
+        self._number += 1
+        return frame
+
+    def stop(self) -> None:
+        """End a wait of the capture's own; called from another thread while a read is under way."""
+        if self._stop is not None:
+            self._stop()
+
+    def close(self) -> None:
+        """Release the source; never while a read is under way, which OpenCV does not survive."""
+        self._capture.release()
+
+
+def open_live(source: str, timeout_s: float = 5.0) -> LiveCamera:
+    """Open a camera index or an address, or a film played at its own rate as if it were one.
+
+    Args:
+        timeout_s: the longest that opening an address may take; a read of it ends after twice that.
+
+    Raises:
+        CameraError: no such source, it does not open, or it is pictures.
+    """
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    if source.isdecimal():
+        return LiveCamera(_index(source), f"camera {source}")
+    if "://" in source:
+        return LiveCamera(_stream(source, timeout_s, 2 * timeout_s), redact(source))
+    if not Path(source).is_file() or Path(source).suffix.lower() in samples.IMAGE_SUFFIXES:
+        raise CameraError(f"{source!r}: no live source; expected a camera index, an address or a film")
+    capture, _, rate_hz = _film(Path(source))
+    paced = _paced(capture, source, rate_hz)
+    return LiveCamera(paced, source, paced.stop)
+
+
 def _open_film(path: Path, timeout_s: float, realtime: bool) -> Camera:
-    capture = cv2.VideoCapture(str(path))
-    if not capture.isOpened():
-        raise CameraError(f"{path}: not a film that OpenCV reads; expected a whole mp4, avi or mkv; name another")
-    frames, rate_hz = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+    capture, frames, rate_hz = _film(path)
 
     def ending(taken: int) -> str | None:
         whole = taken > 0 and taken >= (1 - SHORTFALL) * frames
@@ -127,34 +179,48 @@ def _open_film(path: Path, timeout_s: float, realtime: bool) -> Camera:
 
     if not realtime:
         return FilmCamera(capture, str(path), ending)
-    if not 0 < rate_hz < 10_000:
-        capture.release()
-        raise CameraError(f"{path}: states a frame rate of {rate_hz:g}; expected one to pace it at; leave realtime out")
-    paced = PacedCapture(capture, rate_hz)
+    paced = _paced(capture, str(path), rate_hz)
     return NewestFrameCamera(paced, str(path), timeout_s, ending, paced.stop)
 
 
-def _open_index(source: str, timeout_s: float) -> Camera:
-    name = f"camera {source}"
+def _film(path: Path) -> tuple[cv2.VideoCapture, float, float]:
+    """A film's capture, its number of frames, and its rate in Hz."""
+    capture = cv2.VideoCapture(str(path))
+    if not capture.isOpened():
+        raise CameraError(f"{path}: not a film that OpenCV reads; expected a whole mp4, avi or mkv; name another")
+    return capture, capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+
+
+def _paced(capture: cv2.VideoCapture, name: str, rate_hz: float) -> PacedCapture:
+    if not 0 < rate_hz < 10_000:
+        capture.release()
+        raise CameraError(f"{name}: states a frame rate of {rate_hz:g}; expected one to pace it at; leave realtime out")
+    return PacedCapture(capture, rate_hz)
+
+
+def _index(source: str) -> cv2.VideoCapture:
     try:
         capture = cv2.VideoCapture(int(source))
     except (cv2.error, OverflowError):
         capture = cv2.VideoCapture()
     if not capture.isOpened():
-        raise CameraError(f"{name} does not open; expected a camera there; list them with: ls /dev/video*")
+        raise CameraError(f"camera {source} does not open; expected a camera there; list them with: ls /dev/video*")
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # a driver that cannot do this says no, and then its queue is short
-    return NewestFrameCamera(capture, name, timeout_s, lambda taken: f"the camera ended after {taken} frames")
+    return capture
 
 
-def _open_stream(source: str, timeout_s: float) -> Camera:
-    name, timeout_ms = redact(source), max(1, round(timeout_s * 1000))
-    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, timeout_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUTS_TO_END * timeout_ms]
+def _stream(source: str, open_s: float, read_s: float) -> cv2.VideoCapture:
+    scheme, name = source.partition("://")[0], redact(source)
+    if scheme.lower() not in STREAMS:
+        raise CameraError(f"{name}: not an address; expected one of rtsp:// http:// https://")
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, max(1, round(open_s * 1000))]
+    limits += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, max(1, round(read_s * 1000))]
     try:
         capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, limits)
     except cv2.error:
         capture = cv2.VideoCapture()
     if not capture.isOpened():
         raise CameraError(
-            f"{name}: does not open within {timeout_s:g} s; expected a stream there; check address, user and password"
+            f"{name}: does not open within {open_s:g} s; expected a stream there; check address, user and password"
         )
-    return NewestFrameCamera(capture, name, timeout_s, lambda taken: f"the stream ended after {taken} frames")
+    return capture
