@@ -59,7 +59,7 @@ def doctor(
     if target is not None and target.suffix == ".toml":
         found, box = install.read_box(target), target
         root, archive = found.bundle, archive or found.archive.folder
-        trusted += sorted(unit.trusted_beside(target.absolute()).glob("*.pub"))
+        trusted += unit.keys_beside(target)
     findings = room.examine(
         [
             *doctor_machine.probes(archive, gb_per_day),
@@ -113,6 +113,7 @@ def install(
     """Make a box a service: systemd unit, user, folders, trusted key, and the fastest engine of this machine."""
     require("cv2", "edge")
     from edge_runtime import install as room
+    from edge_runtime.unit import keys_beside
 
     found = room.read_box(box)
     unit = room.make_unit(box, found, user, memory_max_mib, allow_unsigned)
@@ -120,8 +121,9 @@ def install(
     if uninstall:
         steps = room.uninstall_steps(unit, unit_dir)
     else:
-        bundle = open_bundle(found.bundle, keys, allow_unsigned)
-        steps = room.install_steps(unit, found, bundle, keys or (), unit_dir)
+        trusted = [*(keys or ()), *keys_beside(unit.config)]
+        bundle = open_bundle(found.bundle, trusted, allow_unsigned)
+        steps = room.install_steps(unit, found, bundle, trusted, unit_dir)
     for said in room.take(steps, dry_run):
         console.print(said, soft_wrap=True)
     if not uninstall and not dry_run and unit_dir is None:

@@ -254,19 +254,19 @@ def _check_reads(user: str, paths: Sequence[Path]) -> None:
     entry = pwd.getpwnam(user)
     code = "import sys, diagline.cli\nfor path in sys.argv[1:]: open(path, 'rb').close()"
     _run(
-        sys.executable, "-I", "-c", code, *map(str, paths),
+        sys.executable, "-I", "-c", code, *map(str, paths), mend=f"let {user} read it (diagline in /opt, say)",
         user=entry.pw_uid, group=entry.pw_gid, extra_groups=[], cwd="/",
     )  # fmt: skip
 
 
-def _run(*command: str, **options: Any) -> None:
+def _run(*command: str, mend: str = "mend this", **options: Any) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S, **options)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise OutputError(f"{command[0]}: {error}; run it by hand and install again") from error
+        raise OutputError(f"{error}; {mend} and install again") from error
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise OutputError(f"{Path(command[0]).name}: {said}; mend this and install again")
+        raise OutputError(f"{Path(command[0]).name}: {said}; {mend} and install again")
 
 
 def _remove(path: Path) -> None:

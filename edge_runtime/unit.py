@@ -32,6 +32,11 @@ def trusted_beside(config: Path) -> Path:
     return config.parent / "diagline" / "trusted"
 
 
+def keys_beside(config: Path) -> list[Path]:
+    """The public keys that the service of a BOX.toml trusts."""
+    return sorted(trusted_beside(config).glob("*.pub"))
+
+
 @dataclass(frozen=True, slots=True)
 class Unit:
     """One box's service.

@@ -25,6 +25,12 @@ def a_sound_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def nothing_is_changed_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(install, "UNITS", tmp_path / "system")
+    monkeypatch.setattr(install, "_run", lambda *command, **options: pytest.fail(f"{command} was run"))
+
+
+@pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     timed = install.record_engine
     monkeypatch.setattr(install, "record_engine", lambda box, bundle, threads, _: timed(box, bundle, threads, 0.0))
@@ -70,6 +76,7 @@ def test_doctor_asks_a_box_for_its_bundle_trust_and_engine(
     box.write_text(box.read_text().replace(str(line.bundle), str(signed)))
     assert diagline("doctor", box).code == 2  # nobody trusts it yet
     assert diagline("install", box, "--unit-dir", tmp_path / "units", "--key", public).code == 0
+    assert diagline("install", box, "--unit-dir", tmp_path / "units").code == 0  # the key is known by now
     outcome = diagline("doctor", box)
     assert outcome.code == 0, outcome.err
     assert "trusted" in outcome.err

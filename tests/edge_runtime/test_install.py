@@ -47,6 +47,23 @@ def files_below(folder: Path) -> dict[Path, tuple[bytes, int]]:
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.fixture(autouse=True)
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """A machine with systemd at work and no user diagline, whose commands are noted and not run.
+
+    For every test: whatever is broken, none makes a user or a unit on the machine that tests it.
+    """
+    commands: list[tuple[str, ...]] = []
+    monkeypatch.setattr(room, "UNITS", tmp_path / "units")
+    monkeypatch.setattr(room, "RUNNING", tmp_path)
+    monkeypatch.setattr(room, "_uid", lambda user: None)
+    monkeypatch.setattr(room, "_run", lambda *command, **options: commands.append(command))
+    return commands
+
+
+RUN = room._run
+
+
 # What is read of BOX.toml.
 
 
@@ -125,6 +142,11 @@ def test_a_path_with_a_line_break_is_refused() -> None:
         quoted("/a\nUser=root")
 
 
+def test_a_unit_says_a_path_and_not_what_systemd_would_make_of_it(tmp_path: Path) -> None:
+    assert quoted('/a "b" %n c\\d') == '"/a \\"b\\" %%n c\\\\d"'
+    assert "$$HOME" in an_odd_unit(tmp_path).text()
+
+
 @needs_systemd
 def test_systemd_takes_the_unit_whatever_characters_its_paths_have(tmp_path: Path) -> None:
     assert verify(an_odd_unit(tmp_path)) == "verified by systemd-analyze"
@@ -143,7 +165,9 @@ def test_a_unit_that_systemd_does_not_take_is_not_installed(
 # The steps.
 
 
-def test_a_dry_run_says_every_step_and_takes_none(config: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_dry_run_says_every_step_and_takes_none(
+    config: Path, bundle: Bundle, tmp_path: Path, machine: list[tuple[str, ...]]
+) -> None:
     before = files_below(tmp_path)
     for unit_dir in (None, tmp_path / "units"):
         said = list(take(steps(config, bundle, unit_dir), dry_run=True))
@@ -157,7 +181,7 @@ def test_a_dry_run_says_every_step_and_takes_none(config: Path, bundle: Bundle, 
         "diagline-mine",
     ):
         assert any(words in line for line in said)
-    assert files_below(tmp_path) == before and not (tmp_path / "archive").exists()
+    assert files_below(tmp_path) == before and not (tmp_path / "archive").exists() and machine == []
 
 
 def test_installing_twice_changes_nothing_the_second_time(config: Path, bundle: Bundle, tmp_path: Path) -> None:
@@ -224,16 +248,6 @@ def test_without_root_only_a_dry_run_or_another_folder_is_allowed(
     room.check_root(None, True)
 
 
-@pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """This machine with systemd at work and units elsewhere; commands are noted and not run."""
-    commands: list[tuple[str, ...]] = []
-    monkeypatch.setattr(room, "UNITS", tmp_path / "units")
-    monkeypatch.setattr(room, "RUNNING", tmp_path)
-    monkeypatch.setattr(room, "_run", lambda *command, **options: commands.append(command))
-    return commands
-
-
 def test_on_the_machine_itself_user_and_folders_are_made_and_systemd_told(
     config: Path, bundle: Bundle, tmp_path: Path, machine: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,19 +266,22 @@ def test_on_the_machine_itself_user_and_folders_are_made_and_systemd_told(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
-def test_a_bundle_that_the_service_may_not_read_is_said_at_install(tmp_path: Path) -> None:
+def test_a_bundle_that_the_service_may_not_read_is_said_at_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "_run", RUN)
     secret = tmp_path / "manifest.json"
     secret.write_text("{}")
     secret.chmod(0o600)
-    with pytest.raises(OutputError, match="Permission"):
+    with pytest.raises(OutputError, match=r"Permission denied.*let nobody read it"):
         room._check_reads("nobody", [secret])
 
 
 def test_a_command_that_fails_is_one_line() -> None:
     with pytest.raises(OutputError, match="sh: no such user; mend this"):
-        room._run("sh", "-c", "echo warning >&2; echo no such user >&2; exit 1")
-    with pytest.raises(OutputError, match="run it by hand"):
-        room._run("/nowhere/useradd")
+        RUN("sh", "-c", "echo warning >&2; echo no such user >&2; exit 1")
+    with pytest.raises(OutputError, match=r"/nowhere/useradd.*install again"):
+        RUN("/nowhere/useradd")
 
 
 # The engine.
