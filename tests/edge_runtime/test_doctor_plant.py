@@ -132,7 +132,9 @@ def test_who_closes_the_connection_is_wrong(ask: Ask) -> None:
         def hang_up() -> None:
             with contextlib.suppress(OSError):
                 while True:
-                    rude.accept()[0].close()
+                    peer = rude.accept()[0]
+                    peer.recv(1)
+                    peer.close()  # with bytes unread: the other side sees a reset
 
         threading.Thread(target=hang_up, daemon=True).start()
         assert asked(ask, rude.getsockname(), timeout_s=0.5).grade == "wrong"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from diagline import bundle as bundles
 from diagline import signing
 from diagline.bundle import Bundle
 from diagline.errors import BundleError, ConfigError, OutputError
@@ -230,7 +231,7 @@ def test_the_key_of_who_signed_goes_where_the_service_looks(
     private, public = signing.make_pair("line", tmp_path)
     other = signing.make_pair("other", tmp_path)[1]
     made = make_bundle(tmp_path / "signed.bundle")
-    signed = room.signing.require("diagline.bundle", "edge").sign(made.root, private)
+    signed = bundles.sign(made.root, private)
     with pytest.raises(BundleError, match="give --key"):
         steps(config, signed, tmp_path / "units", (other,))
     list(take(steps(config, signed, tmp_path / "units", (other, public))))
