@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from diagline import cli_keys, cli_proof, signing
+from diagline import cli_box, cli_keys, cli_proof, signing
 from diagline import config as configs
 from diagline.cli_options import (
     AllowUnsigned,
@@ -46,6 +46,7 @@ app.add_typer(device_app, name="device")
 
 cli_proof.add_to(app)
 cli_keys.add_to(app)
+cli_box.add_to(app)
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 

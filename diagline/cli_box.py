@@ -1,0 +1,131 @@
+"""The commands of the edge box: what is wrong with it, and how it becomes a service.
+
+Leaves out: what they do (`edge_runtime/doctor.py`, `edge_runtime/install.py`), and the other commands (`cli.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box as boxes
+from rich.table import Table
+from rich.text import Text
+
+from diagline.cli_options import AllowUnsigned, Json, Keys, open_bundle
+from diagline.console import console
+from diagline.errors import MissingExtraError, require
+
+if TYPE_CHECKING:
+    from edge_runtime.doctor import Finding
+
+STYLES = {"well": "green", "doubtful": "yellow", "wrong": "bold red"}
+WRONG_EXIT = 2
+
+Box = Annotated[Path, typer.Argument(metavar="BOX.toml", help="TOML file of the box")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make every command of this file one of `app`."""
+    app.command()(doctor)
+    app.command()(install)
+
+
+def doctor(
+    target: Annotated[
+        Path | None, typer.Argument(metavar="BUNDLE|BOX.toml", help="A bundle folder, or the box that runs it")
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="Camera index, film, folder, rtsp:// or http:// address")] = None,
+    broker: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="MQTT broker")] = None,
+    plc: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Modbus TCP server of the PLC")] = None,
+    archive: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where the box keeps its records")] = None,
+    gb_per_day: Annotated[
+        float | None, typer.Option(min=0.001, help="What the archive grows by; otherwise as its last day did")
+    ] = None,
+    timeout_s: Annotated[float, typer.Option(min=0.1, help="Limit of each answer of camera, broker and PLC")] = 5.0,
+    keys: Keys = None,
+    allow_unsigned: AllowUnsigned = False,
+    as_json: Json = False,
+) -> None:
+    """What is well, doubtful or wrong with this box, and the next step; exit code 2 where a line would stop."""
+    require("cv2", "edge")
+    from edge_runtime import doctor as room
+    from edge_runtime import doctor_line, doctor_machine, install, unit
+
+    root, box, trusted = target, None, list(keys or ())
+    if target is not None and target.suffix == ".toml":
+        found, box = install.read_box(target), target
+        root, archive = found.bundle, archive or found.archive.folder
+        trusted += unit.keys_beside(target)
+    findings = room.examine(
+        [
+            *doctor_machine.probes(archive, gb_per_day),
+            room.Probe("serial ports", _serial_ports),
+            *doctor_line.probes(root, trusted, allow_unsigned, box, source, broker, plc, timeout_s),
+        ]
+    )
+    if as_json:
+        print(json.dumps(room.to_json(findings)))
+    else:
+        console.print(_table(findings))
+    if room.worst(findings) is room.Grade.WRONG:
+        raise typer.Exit(WRONG_EXIT)
+
+
+def _serial_ports() -> Iterator[Finding]:
+    from edge_runtime.doctor import well
+    from firmware_bridge import device
+
+    try:
+        ports = device.list_ports()
+    except MissingExtraError as error:
+        yield well("serial ports", "not looked for", str(error).rpartition("; ")[2])
+        return
+    names = ", ".join(f"{port.path} ({port.description})" for port in ports)
+    yield well("serial ports", names or "none")
+
+
+def _table(findings: list[Finding]) -> Table:
+    table = Table(box=boxes.SIMPLE_HEAD, pad_edge=False)
+    for name in ("what", "", "found, and the next step"):
+        table.add_column(name, overflow="fold")
+    for finding in findings:
+        step = f"\n→ {finding.next}" if finding.next else ""
+        table.add_row(finding.what, Text(finding.grade, STYLES[finding.grade]), finding.found + step)
+    return table
+
+
+def install(
+    box: Box,
+    unit_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the unit there and leave users, folders and systemd alone")
+    ] = None,
+    user: Annotated[str, typer.Option(help="The user of its own that the box runs as")] = "diagline",
+    memory_max_mib: Annotated[int | None, typer.Option(min=64, help="The box is restarted above this")] = None,
+    keys: Keys = None,
+    allow_unsigned: AllowUnsigned = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing")] = False,
+    uninstall: Annotated[bool, typer.Option("--uninstall", help="Take the box from systemd; records stay")] = False,
+) -> None:
+    """Make a box a service: systemd unit, user, folders, trusted key, and the fastest engine of this machine."""
+    require("cv2", "edge")
+    from edge_runtime import install as room
+    from edge_runtime.unit import keys_beside
+
+    found = room.read_box(box)
+    unit = room.make_unit(box, found, user, memory_max_mib, allow_unsigned)
+    room.check_root(unit_dir, dry_run)
+    if uninstall:
+        steps = room.uninstall_steps(unit, unit_dir)
+    else:
+        trusted = [*(keys or ()), *keys_beside(unit.config)]
+        bundle = open_bundle(found.bundle, trusted, allow_unsigned)
+        steps = room.install_steps(unit, found, bundle, trusted, unit_dir)
+    for said in room.take(steps, dry_run):
+        console.print(said, soft_wrap=True)
+    if not uninstall and not dry_run and unit_dir is None:
+        start = f"systemctl enable {unit.file} && systemctl restart {unit.file}"
+        console.print(f"next: {start}", style="bold", soft_wrap=True)

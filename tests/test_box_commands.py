@@ -1,0 +1,110 @@
+"""`diagline doctor` and `diagline install` as an integrator meets them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_line import Diagline, Line, refused
+
+from diagline import signing
+from edge_runtime import doctor_machine, install, recorded
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+@pytest.fixture(autouse=True)
+def a_sound_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine is short of."""
+    monkeypatch.setattr(doctor_machine, "probes", lambda archive, gb_per_day: [])
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_changed_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(install, "UNITS", tmp_path / "system")
+    monkeypatch.setattr(install, "_run", lambda *command, **options: pytest.fail(f"{command} was run"))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = install.record_engine
+    monkeypatch.setattr(install, "record_engine", lambda box, bundle, threads, _: timed(box, bundle, threads, 0.0))
+
+
+@pytest.fixture
+def box(line: Line, tmp_path: Path) -> Path:
+    path = tmp_path / "etc/box.toml"
+    path.parent.mkdir()
+    path.write_text(f'name = "mine"\nbundle = "{line.bundle}"\n[archive]\nfolder = "{tmp_path}/archive"\n')
+    return path
+
+
+def test_doctor_ends_with_two_where_a_line_would_stop_and_with_nought_where_not(diagline: Diagline, line: Line) -> None:
+    good = diagline("doctor", line.bundle, "--allow-unsigned", "--source", line.data / "good", "--json")
+    assert good.code == 0, good.err
+    found = {finding["what"]: finding for finding in json.loads(good.out)["findings"]}
+    assert found["camera"]["grade"] == "well" and found["bundle"]["grade"] == "doubtful"
+    assert found["tflite_int8 on litert"]["grade"] == "well" and "serial ports" in found
+    bad = diagline("doctor", line.bundle, "--json")
+    assert bad.code == 2 and json.loads(bad.out)["grade"] == "wrong"
+
+
+def test_doctor_shows_people_each_thing_and_the_next_step(diagline: Diagline, tmp_path: Path) -> None:
+    outcome = diagline("doctor", "--source", tmp_path / "none.mp4", "--plc", "127.0.0.1:1", "--timeout-s", "1")
+    assert outcome.code == 2 and outcome.out == ""
+    said = " ".join(outcome.err.split())
+    for words in ("camera wrong", "no such source", "PLC wrong", "→ check address", "engines well", "onnxruntime"):
+        assert words in said
+    assert "[bold" not in said  # no markup is left
+
+
+def test_doctor_refuses_an_address_that_is_none_in_one_line(diagline: Diagline) -> None:
+    refused(diagline("doctor", "--broker", "broker:port"), "--broker", "HOST:PORT")
+
+
+def test_doctor_asks_a_box_for_its_bundle_trust_and_engine(
+    diagline: Diagline, line: Line, box: Path, tmp_path: Path
+) -> None:
+    private, public = signing.make_pair("line", tmp_path)
+    signed = shutil.copytree(line.bundle, tmp_path / "signed.bundle")
+    assert diagline("sign", signed, private).code == 0
+    box.write_text(box.read_text().replace(str(line.bundle), str(signed)))
+    assert diagline("doctor", box).code == 2  # nobody trusts it yet
+    assert diagline("install", box, "--unit-dir", tmp_path / "units", "--key", public).code == 0
+    assert diagline("install", box, "--unit-dir", tmp_path / "units").code == 0  # the key is known by now
+    outcome = diagline("doctor", box)
+    assert outcome.code == 0, outcome.err
+    assert "trusted" in outcome.err
+    refused(diagline("doctor", tmp_path / "none.toml"), "none.toml")
+
+
+def test_install_says_what_it_does_and_what_it_would_do(
+    diagline: Diagline, line: Line, box: Path, tmp_path: Path
+) -> None:
+    units = tmp_path / "units"
+    command = ("install", box, "--unit-dir", units, "--allow-unsigned", "--memory-max-mib", 256)
+    assert "would: write" in diagline(*command, "--dry-run").err and not units.exists()
+    outcome = diagline(*command)
+    assert outcome.code == 0, outcome.err
+    assert f"done: write {units}/diagline-mine.service" in outcome.err and "p50" in outcome.err
+    assert "MemoryMax=256M" in (units / "diagline-mine.service").read_text()
+    assert recorded.engine_file(box).is_file() and not (tmp_path / "archive").exists()
+    assert f"is so already: write {units}" in diagline(*command).err
+    assert diagline(*command, "--uninstall").code == 0 and list(units.iterdir()) == []
+
+
+def test_install_refuses_what_the_service_would_refuse(
+    diagline: Diagline, line: Line, box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units = ("--unit-dir", tmp_path / "units")
+    refused(diagline("install", box, *units), line.bundle, "not signed")
+    refused(diagline("install", tmp_path / "none.toml", *units), "none.toml", "not found")
+    refused(diagline("install", box, *units, "--user", "root", "--allow-unsigned"), "root", "user of its own")
+    monkeypatch.setattr(install.os, "geteuid", lambda: 1000)
+    refused(diagline("install", box, "--allow-unsigned"), "expected to run as root", "--unit-dir")
+    assert not (tmp_path / "units").exists()
