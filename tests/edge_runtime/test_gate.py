@@ -75,6 +75,8 @@ def test_of_two_verdicts_whatever_is_not_pass_wins(config, second, order):
     said = [State.PASS, second][::order]
     outcome = ride(config, [Part("p0", 1000, says=((100, said[0]), (150, said[1])))])
     assert outcome.rejected == {"p0"} and "second verdict" in why(outcome, "p0")
+    record = next(event for event in outcome.events if event.did is Did.REJECTED)
+    assert record.why.startswith(second.value)
 
 
 @BOTH
@@ -287,6 +289,34 @@ def test_by_encoder_a_trigger_without_a_position_rejects_everything_on_the_way()
     assert gate.counts["rejected"] == 1 and "without an encoder position" in str(gate.fault)
 
 
+def test_a_trigger_from_before_the_encoder_jumped_is_not_put_where_it_counts_now():
+    gate = gate_at(ENCODER, 1000 * MS, 1000)
+    gate.step(1002 * MS, 4000)
+    gate.expect(Trigger("p0", 1001 * MS, "", 3990))  # would open at 6990, while the gate stays closed until 7300
+    gate.expect(Trigger("p1", 1002 * MS, "", 4000))
+    events = gate.step(1003 * MS, 4010).events
+    assert [event.part_id for event in events] == ["p0"] and "before the fault" in events[0].why
+    assert gate.on_the_way == 1
+
+
+def test_a_pass_whose_part_went_by_between_two_steps_is_on_record_as_rejected():
+    gate = gate_at(replace(DELAY, open_ms=2), 1000 * MS)
+    gate.expect(Trigger("p0", 1000 * MS, ""))
+    gate.judge(verdict("p0", State.PASS))
+    for ms in range(1, 299, 10):
+        gate.beat((1000 + ms) * MS)
+        gate.step((1000 + ms) * MS)
+    (event,) = gate.step(1305 * MS).events
+    assert event.did is Did.REJECTED and "did not run" in event.why
+
+
+def test_a_heartbeat_from_another_time_is_none():
+    gate = gate_at(DELAY, 1000 * MS)
+    gate.beat(2000 * MS)
+    gate.step(1001 * MS)
+    assert gate.fault == "no heartbeat of the loop"
+
+
 def test_an_encoder_that_creeps_back_is_noticed():
     gate = gate_at(ENCODER, 1000 * MS, 1000)
     for ms in range(1, 4):
@@ -320,7 +350,6 @@ def test_the_thread_moves_the_actuator_and_close_rejects_and_ends_it():
     actuator, noted = SimulatedActuator(), threading.Event()
     driver = GateDriver(DELAY, actuator, lambda event: noted.set())
     driver.start()
-    driver.gate.beat(10**18)  # far from now: no beat at all
     driver.gate.fail("a trigger was lost")
     assert noted.wait(20)
     driver.close()
@@ -346,18 +375,25 @@ def test_an_actuator_or_record_that_raises_is_counted_and_stops_nothing():
 
 def test_an_actuator_that_cannot_accept_is_told_to_reject_at_once():
     class Half(SimulatedActuator):
-        told: tuple[str, ...] = ()
+        def __init__(self) -> None:
+            super().__init__()
+            self.told: list[str] = []
 
         def accept(self) -> None:
-            self.told += ("accept",)
+            self.told.append("accept")
             raise OSError("stuck")
 
         def reject(self) -> None:
-            self.told += ("reject",)
+            self.told.append("reject")
 
-    conveyor = Conveyor(DELAY, SPEED)
-    half = Half()
-    conveyor.driver._actuator = half
-    conveyor.run(row(State.PASS))
-    at = half.told.index("accept")
-    assert half.told[at + 1] == "reject" and half.told.count("accept") == 1
+    half, now = Half(), [1000 * MS]
+    driver = GateDriver(DELAY, half, lambda event: None, clock=lambda: now[0])
+    driver.gate.expect(Trigger("p0", now[0], ""))
+    driver.gate.judge(verdict("p0", State.PASS))
+    while "accept" not in half.told:
+        driver.gate.beat(now[0])
+        driver.step()
+        now[0] += MS
+    assert half.told[-2:] == ["accept", "reject"]
+    driver.step()
+    assert half.told[-2:] == ["reject", "reject"] and driver.health().counts["unsure"] == 1
