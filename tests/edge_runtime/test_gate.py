@@ -192,7 +192,7 @@ def _faults(rng: random.Random, by: str, until_ms: int) -> tuple[Faults, list[in
         for key, value in KINDS[rng.choice(kinds)](rng, at).items():
             found.setdefault(key, []).append(value)
         times.append(at)
-        at += rng.randint(1000, 2500)
+        at += rng.randint(1000, 5000)
     shaped = {key: dict(values) if key.endswith("_steps") else values for key, values in found.items()}  # type: ignore[arg-type]
     return Faults(**shaped), times  # type: ignore[arg-type]
 
