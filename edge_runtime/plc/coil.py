@@ -86,12 +86,12 @@ class CoilActuator:
         config, cause = self._config, "it does not answer"
         try:
             answer = self._client.write_coil(config.address, value, device_id=config.device_id)
-            if not answer.isError() and answer.bits[:1] == [value]:
+            if answer.bits[:1] == [value]:
                 self._written, self._written_ns = value, now_ns
                 return
             cause = f"it answered {answer}"
         except Exception as error:  # pymodbus's own, or the socket's
             cause = str(error)
-        self._client.close()  # an answer that comes late would be taken for the next one
+        self._client.close()  # a connection that fell silent stays so; the next write opens another
         where = f"{config.host}:{config.port} coil {config.address}"
         raise OutputError(f"{where}: not written ({' '.join(cause.split())}); expected a Modbus TCP coupler; check it")

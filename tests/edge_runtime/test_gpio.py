@@ -123,6 +123,8 @@ def test_accept_and_reject_are_contrary_and_a_fault_is_low():
     assert (lines.levels[1], lines.levels[2]) == (True, False)
     outputs.reject()
     assert (lines.levels[1], lines.levels[2]) == (False, True)
+    outputs.accept()
+    assert (lines.levels[1], lines.levels[2]) == (True, False)
     outputs.fault(False)
     assert lines.levels[4]
     outputs.fault(True)
@@ -213,8 +215,8 @@ def test_a_chip_that_goes_away_is_told_and_taken_up_again():
     heard.lines.edges.put(OSError(19, "No such device"))
     assert "No such device" in heard.next()
     assert "got no trigger" in heard.next()
-    heard.lines.edges.put([Edge(1)])  # a new request counts from 1
-    assert isinstance(heard.next(), Trigger)
+    heard.lines.edges.put([Edge(3)])  # a new request counts from 1
+    assert "lost 2" in heard.next() and isinstance(heard.next(), Trigger)
     heard.trigger.close()
     assert heard.trigger.health().fault is None and len(heard.lines.asked) == 2 and heard.lines.released == 2
 

@@ -10,6 +10,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -260,13 +261,29 @@ def test_there_is_room_for_so_many_clients_and_the_silent_one_gives_way():
             assert third.recv(1) == b""
         assert box.server.health().turned_away == 1
         box.now_ns += 1001 * MS
-        second.watchdog()
+        first.watchdog()
         with socket.create_connection(box.server.address, WAIT_S):
-            first.client.socket.settimeout(WAIT_S)
-            assert first.client.socket.recv(1) == b""
-            second.watchdog()
+            second.client.socket.settimeout(WAIT_S)
+            assert second.client.socket.recv(1) == b""
+            first.watchdog()
     finally:
         box.close()
+
+
+@pytest.mark.parametrize(("unread", "aborted"), [(65_536, 0), (65_537, 1)])
+def test_a_client_that_asks_and_never_reads_is_thrown_out(box, unread, aborted):
+    class Transport:
+        aborted = 0
+
+        def get_write_buffer_size(self) -> int:
+            return unread
+
+        def abort(self) -> None:
+            self.aborted += 1
+
+    client = SimpleNamespace(transport=Transport(), close=lambda: None)
+    box.server._admit(client).trace_packet(True, b"answer")
+    assert client.transport.aborted == aborted
 
 
 def test_a_port_that_is_taken_is_one_line_that_says_what_to_do(box):
@@ -361,3 +378,14 @@ def test_a_coil_that_the_coupler_does_not_have_is_an_error(box):
     with pytest.raises(OutputError, match=r"coil 9: not written \(it answered"):
         actuator.accept()
     actuator.close()
+
+
+def test_a_coupler_that_falls_silent_is_connected_to_anew():
+    with socket.create_server(("127.0.0.1", 0)) as coupler:
+        coupler.settimeout(WAIT_S)
+        actuator = CoilActuator(CoilConfig(*coupler.getsockname(), timeout_ms=5))
+        for _ in range(2):
+            with pytest.raises(OutputError, match="not written"):
+                actuator.accept()
+            coupler.accept()[0].close()
+        actuator.close()
