@@ -73,7 +73,7 @@ class SpoolFile:
         self._db, self._syncing = (
             sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False) for _ in range(2)
         )
-        self.count, self.last_seq = dict.fromkeys(KINDS, 0), 0
+        self.count, self.last_seq, self._room_bytes = dict.fromkeys(KINDS, 0), 0, -1
         for db in (self._db, self._syncing):
             db.execute(f"PRAGMA page_size={PAGE_BYTES}")
             db.execute("PRAGMA journal_mode=WAL")
@@ -112,6 +112,7 @@ class SpoolFile:
             raise
         for row in rows:
             self.count[row.kind] += 1
+            self._room_bytes -= len(row.line) + 4 * PAGE_BYTES  # more than it can take
 
     def oldest(self, after: int) -> Row | None:
         """The first record behind place `after`; raises sqlite3.Error."""
@@ -142,7 +143,10 @@ class SpoolFile:
         Raises:
             sqlite3.Error: the disk refuses.
         """
-        if self._pragma("page_count") * PAGE_BYTES <= self._limit_bytes:
+        if self._room_bytes >= 0:  # the question itself takes as long as the append
+            return
+        self._room_bytes = self._limit_bytes - self._pragma("page_count") * PAGE_BYTES
+        if self._room_bytes >= 0:
             return
         for kind in reversed(KINDS):
             while self.used_bytes() > self._limit_bytes:

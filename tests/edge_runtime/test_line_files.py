@@ -183,7 +183,7 @@ def test_a_disk_that_takes_half_a_line_keeps_none_of_it(tmp_path: Path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr("edge_runtime.sinks.os.write", lambda handle, data: write(handle, data[:20]))
         with pytest.raises(OutputError, match="half a record"):
-            output.send(record("b"))
+            output.send(record("half"))
     output.send(record("b"))
     assert [row[0] for row in rows(tmp_path / "verdicts-2030-01-31-000.csv")] == ["part_id", "a", "b"]
 

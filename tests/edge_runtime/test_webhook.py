@@ -131,7 +131,7 @@ def test_no_redirect_is_followed(server: Server, number: int) -> None:
 
 def test_a_server_that_does_not_answer_is_given_up(server: Server) -> None:
     server.answer = lambda handler: server.released.wait(WAIT_S) and None
-    with pytest.raises(OutputError, match=r"expected an answer within 0\.05 s"):
+    with pytest.raises(OutputError, match=r"TimeoutError; expected an answer within 0\.05 s"):
         open_output(WebhookConfig(server.url, timeout_s=0.05)).send(RECORD)
 
 
