@@ -355,7 +355,12 @@ def pem(tmp_path: Path) -> Pem:
     return make
 
 
-def test_tls_connects_with_the_right_certificates_and_with_no_others(tmp_path: Path, pem: Pem) -> None:
+def test_tls_connects_with_the_right_certificates_and_with_no_others(
+    tmp_path: Path, pem: Pem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = threading.Event()
+    on_connect_fail = MqttOutput._on_connect_fail
+    monkeypatch.setattr(MqttOutput, "_on_connect_fail", lambda *args: (on_connect_fail(*args), failed.set())[0])
     ca, server, box, other = pem("ca"), pem("server", by="ca"), pem("box", by="ca"), pem("other")
     broker = Broker(
         tmp_path,
@@ -377,11 +382,13 @@ def test_tls_connects_with_the_right_certificates_and_with_no_others(tmp_path: P
             observer.wait(lambda: len(observer.payloads("diagline/verdicts")) == 1)
         with connected(broker.port, tls=True, ca=ca, timeout_s=0.5) as output, pytest.raises(OutputError):
             output.send(RECORD)  # shows no certificate
-        with (
-            connected(broker.port, tls=True, ca=other, timeout_s=0.5, **own) as output,
-            pytest.raises(OutputError, match="the broker's certificate: self-signed certificate in certificate chain"),
-        ):
-            output.send(RECORD)
+        failed.clear()
+        with connected(broker.port, tls=True, ca=other, timeout_s=0.05, **own) as output:
+            assert failed.wait(WAIT_S)
+            with pytest.raises(
+                OutputError, match="the broker's certificate: self-signed certificate in certificate chain"
+            ):
+                output.send(RECORD)
     finally:
         broker.kill()
 
