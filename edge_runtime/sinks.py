@@ -6,6 +6,7 @@ returns. Leaves out: what a plant's own systems want (`outputs/`) and keeping pi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -18,6 +19,8 @@ from diagline.errors import OutputError
 from diagline.verdict import Verdict
 
 Sink = Callable[[Verdict], None]
+
+BLOCK_BYTES = 1 << 16
 
 
 def sinks(log: Path, as_json: bool = False, quiet: bool = False) -> list[Sink]:
@@ -32,6 +35,52 @@ def sinks(log: Path, as_json: bool = False, quiet: bool = False) -> list[Sink]:
     return found
 
 
+class LineFile:
+    """A file of whole lines: each appended in one write, none of them half."""
+
+    def __init__(self, path: Path, cut: bool = False) -> None:
+        """Open the file, and deal with a line that a power cut left unfinished: end it, or with `cut` remove it.
+
+        Raises:
+            OutputError: it cannot be written to.
+        """
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            self.close = weakref.finalize(self, os.close, self._handle)  # called, or when the file is let go
+            end = _end_of_whole_lines(self._handle)
+            if end < self.size and cut:
+                os.ftruncate(self._handle, end)
+            elif end < self.size:
+                os.write(self._handle, b"\n")
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror}; expected a writable file") from error
+
+    @property
+    def size(self) -> int:
+        """Bytes it holds."""
+        return os.fstat(self._handle).st_size
+
+    def append(self, line: bytes) -> None:
+        """Write one line, its end included; raises OutputError when the disk refuses it, and leaves no half."""
+        try:
+            written = os.write(self._handle, line)
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path}: {error.strerror}; free some space and run again") from error
+        if written != len(line):
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._handle, self.size - written)
+            raise OutputError(f"cannot write {self.path}: the disk took half a record; free some space and run again")
+
+    def sync(self) -> None:
+        """Return when the disk has every line; raises OutputError when it has not."""
+        try:
+            os.fsync(self._handle)
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path}: {error.strerror}; check the disk") from error
+
+
 class JsonLog:
     """Appends one JSON line a verdict to a file, in one write, before the next frame is taken."""
 
@@ -41,25 +90,12 @@ class JsonLog:
         Raises:
             OutputError: it cannot be written to.
         """
-        self._path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-            self.close = weakref.finalize(self, os.close, self._handle)  # called, or when the log is let go
-            if _ends_in_half_a_line(path):
-                os.write(self._handle, b"\n")
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error.strerror}; expected a writable file") from error
+        self._file = LineFile(path)
+        self.close = self._file.close
 
     def __call__(self, verdict: Verdict) -> None:
         """Write one record; raises OutputError when the disk refuses it."""
-        line = as_line(verdict).encode()
-        try:
-            written = os.write(self._handle, line)
-        except OSError as error:
-            raise OutputError(f"cannot write {self._path}: {error.strerror}; free some space and run again") from error
-        if written != len(line):
-            raise OutputError(f"cannot write {self._path}: the disk took half a record; free some space and run again")
+        self._file.append(as_line(verdict).encode())
 
 
 class JsonPrinter:
@@ -100,9 +136,13 @@ def _print(stream: TextIO, line: str) -> None:
         raise OutputError(f"cannot print: {error.strerror}; expected a reader of stdout; the log is whole") from error
 
 
-def _ends_in_half_a_line(path: Path) -> bool:
-    with path.open("rb") as stream:
-        if stream.seek(0, os.SEEK_END) == 0:
-            return False
-        stream.seek(-1, os.SEEK_END)
-        return stream.read(1) != b"\n"
+def _end_of_whole_lines(handle: int) -> int:
+    """Where the last whole line ends, in bytes from the start."""
+    end = os.fstat(handle).st_size
+    while end > 0:
+        start = max(0, end - BLOCK_BYTES)
+        found = os.pread(handle, end - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
