@@ -58,7 +58,8 @@ class ExportConfig:
     Attributes:
         calibration_images: training pictures the int8 ranges are measured on.
         golden_images: raw pictures packed with their expected logits.
-        flips: share of the test pictures whose verdict may differ between torch and any exported form.
+        flips: share of the test pictures whose verdict may differ between torch and any exported form; 1: whatever
+            they say, the golden pictures too.
         key: the private key that signs the bundles (`diagline keys new`); "": they are not signed.
         calibration: where the ranges of ONNX int8 end: "minmax", "percentile", "entropy" (least KL divergence),
             "mse" (least squared error), or "best": whichever flips fewest verdicts on validation.

@@ -65,7 +65,8 @@ def measure(
     Raises:
         DatasetError: a test picture that is not real, too few parts for the targets, no good
             validation part, or another test split than the bundle's figures rest on.
-        BundleError: no format is verified, a file does not open, or an output is not finite.
+        BundleError: no format is verified, a file does not open, the golden vectors fail on this machine, or an
+            output is not finite.
     """
     certify.check_evidence(test, targets)
     _check_same(bundle, test)
@@ -105,7 +106,16 @@ def _check_same(bundle: Bundle, test: SampleSet) -> None:
 def _engine(bundle: Bundle, name: str, fmt: Format, threads: int) -> Engine:
     timed, runs_on = bundle.manifest.fastest or (None, None)  # what a box runs: what was timed, or the first
     chosen = runs_on if timed == name else fmt.engines[0]
-    return open_engine(bundle.path(name), name, fmt, bundle.manifest.input, chosen, threads)
+    engine = open_engine(bundle.path(name), name, fmt, bundle.manifest.input, chosen, threads)
+    _check_golden(bundle, name, engine)
+    return engine
+
+
+def _check_golden(bundle: Bundle, name: str, engine: Engine) -> None:
+    """A machine that fails the golden vectors measures nothing that could be trusted."""
+    fault = self_test(bundle, name, engine).fault
+    if fault is not None:
+        raise BundleError(f"{bundle.root}: {fault}; expected the outputs of the export; export it on this machine")
 
 
 def _outputs(bundle: Bundle, name: str, engine: Engine, pictures: SampleSet, what: str) -> NDArray[np.float64]:
@@ -232,9 +242,7 @@ def write(bundle: Bundle, outcomes: Mapping[str, Outcome], issued: dict[str, Any
     golden = safe_golden(bundle.golden, {name: formats[name] for name in outcomes})
     renewed = replace(bundle, manifest=manifest, golden=golden)
     for name, outcome in outcomes.items():
-        fault = self_test(renewed, name, outcome.engine).fault
-        if fault is not None:
-            raise BundleError(f"{bundle.root}: {fault}; expected the outputs of the export; export it on this machine")
+        _check_golden(renewed, name, outcome.engine)
     models = {name: bundle.path(name).read_bytes() for name in formats}
     packed = [(vector, bundle.golden_frame(vector)) for vector in golden]
     return bundles.write(bundle.root, manifest, models, packed, key)

@@ -61,9 +61,31 @@ def test_bench_records_the_fastest_and_run_takes_it_without_a_word(
 ) -> None:
     copy = tmp_path / "copy.bundle"
     shutil.copytree(line.bundle, copy)
-    run = ("run", copy, "--source", line.data / "bad", "--limit", "1", "--log", tmp_path / "log.jsonl")
+    run = (
+        "run",
+        copy,
+        "--source",
+        line.data / "bad",
+        "--limit",
+        "1",
+        "--allow-unsigned",
+        "--log",
+        tmp_path / "log.jsonl",
+    )
     assert "nothing was timed yet" in diagline(*run).err
-    quick = ("bench", copy, "--seconds", "0.1", "--threads", "1", "--record", "--data", line.data, "--json")
+    quick = (
+        "bench",
+        copy,
+        "--seconds",
+        "0.1",
+        "--threads",
+        "1",
+        "--record",
+        "--allow-unsigned",
+        "--data",
+        line.data,
+        "--json",
+    )
     benched = diagline(*quick)
     assert benched.code == 0, benched.err
     found = json.loads(benched.out)

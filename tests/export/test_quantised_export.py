@@ -107,7 +107,7 @@ class Line:
             CONTRACT,
             seed=3,
             student=StudentConfig(size="S10"),
-            export=ExportConfig(calibration_images=40, golden_images=6),
+            export=ExportConfig(calibration_images=40, golden_images=6, flips=1.0),
         )
         self.unseen = shown[3::4]
         self.said = said[3::4]
