@@ -1,12 +1,16 @@
-"""The commands of the edge box: what is wrong with it, and how it becomes a service.
+"""The commands of the edge box: what is wrong with it, how it becomes a service, its work, and a part judged again.
 
-Leaves out: what they do (`edge_runtime/doctor.py`, `edge_runtime/install.py`), and the other commands (`cli.py`).
+Leaves out: what they do (`edge_runtime/`), and the other commands (`cli.py`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,8 +34,8 @@ Box = Annotated[Path, typer.Argument(metavar="BOX.toml", help="TOML file of the 
 
 def add_to(app: typer.Typer) -> None:
     """Make every command of this file one of `app`."""
-    app.command()(doctor)
-    app.command()(install)
+    for command in (doctor, install, serve, replay):
+        app.command()(command)
 
 
 def doctor(
@@ -129,3 +133,71 @@ def install(
     if not uninstall and not dry_run and unit_dir is None:
         start = f"systemctl enable {unit.file} && systemctl restart {unit.file}"
         console.print(f"next: {start}", style="bold", soft_wrap=True)
+
+
+def serve(
+    box: Box,
+    allow_unsigned: AllowUnsigned = False,
+) -> None:
+    """Run a box: camera, triggers, gate, outputs, archive and the operator's page, until Ctrl-C or SIGTERM."""
+    require("cv2", "edge")
+    from edge_runtime import box_config
+    from edge_runtime.dashboard.server import PageServer
+    from edge_runtime.service import notify
+    from edge_runtime.station import Station
+    from edge_runtime.station_view import StationView
+    from edge_runtime.unit import keys_beside
+
+    config = box_config.load(box)
+    config = replace(
+        config,
+        keys=(*config.keys, *keys_beside(box)),
+        allow_unsigned=config.allow_unsigned or allow_unsigned,
+    )
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with contextlib.ExitStack() as undo:
+        station = Station(config, box)
+        undo.callback(station.close)
+        page = PageServer(StationView(station), config.page)
+        undo.callback(page.close)
+        url = page.start()
+        health = station.box.health()
+        console.print(f"{config.name}: {health.fault or health.model}; page: {url}", soft_wrap=True)
+        notify("READY=1")
+        stop.wait()
+        notify("STOPPING=1")
+    tally = station.box.health().tally
+    told = ", ".join(f"{count} {state.value}" for state, count in tally.states.items())
+    console.print(f"stopped: {tally.triggers} triggers: {told}", soft_wrap=True)
+
+
+def replay(
+    part: Annotated[str, typer.Argument(metavar="PART", help="Its part id, as in every record")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle that judged it")],
+    archive: Annotated[Path, typer.Option(metavar="FOLDER", help="The box's archive")],
+    run_id: Annotated[
+        str | None, typer.Option("--run", help="Which run's, where several had a part of that name")
+    ] = None,
+    keys: Keys = None,
+    allow_unsigned: AllowUnsigned = False,
+    as_json: Json = False,
+) -> None:
+    """Judge an archived part again, and say whether the verdict is the same; exit code 1 where it is not."""
+    require("cv2", "edge")
+    from edge_runtime import replay as room
+    from edge_runtime.archive_read import Reader
+
+    with contextlib.closing(Reader(archive)) as reader:
+        found = room.replay(reader, part, open_bundle(bundle, keys, allow_unsigned), run_id)
+    now = found.now.record() if found.now is not None else None
+    if as_json:
+        print(json.dumps({"part_id": part, "same": found.same, "why": found.why, "now": now}))
+    elif found.same:
+        assert found.now is not None
+        console.print(f"{part}: {found.now.state.value} with logit {found.now.logit}, as on the day", soft_wrap=True)
+    else:
+        console.print(f"{part}: {found.why}", style="bold red", soft_wrap=True)
+    if not found.same:
+        raise typer.Exit(1)

@@ -75,6 +75,8 @@ def build(kind: type[Any], table: dict[str, Any], prefix: str = "") -> Any:
 
 
 def _value(hint: Any, value: Any, key: str) -> Any:
+    if isinstance(hint, types.UnionType):
+        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise ConfigError(f"{key} = {value!r}; expected a table [{key}]")
@@ -83,8 +85,6 @@ def _value(hint: Any, value: Any, key: str) -> Any:
         if not isinstance(value, list):
             raise ConfigError(f"{key} = {value!r}; expected a list")
         return tuple(_value(typing.get_args(hint)[0], item, key) for item in value)
-    if isinstance(hint, types.UnionType):
-        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
     if hint is Path and isinstance(value, str) and value:
         return Path(value).expanduser()
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

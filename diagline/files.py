@@ -42,7 +42,12 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_secret(path: Path, data: bytes) -> None:
     """Make `path` in one step, readable by its owner alone; raises as `write_bytes`, also where it is there already."""
-    _write(path, data, 0o600, os.link)
+    _write(path, data, 0o600, _link)
+
+
+def _link(aside: str, path: Path) -> None:
+    os.link(aside, path)  # unlike a rename it fails where something is there
+    os.unlink(aside)
 
 
 def _write(path: Path, data: bytes, mode: int, finish: Callable[[str, Path], None]) -> None:
@@ -59,9 +64,11 @@ def _write(path: Path, data: bytes, mode: int, finish: Callable[[str, Path], Non
         os.chmod(aside, mode)
         finish(aside, path)
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}; free some space and try again") from error
-    finally:
         Path(aside).unlink(missing_ok=True)
+        raise OutputError(f"cannot write {path}: {error.strerror}; free some space and try again") from error
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -17,6 +17,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from diagline.bundle import Bundle
 from diagline.errors import BundleError
 from diagline.verdict import State, Verdict
@@ -26,6 +29,7 @@ from edge_runtime.loop import Inspector
 from edge_runtime.trigger import Trigger
 
 Listener = Callable[[Decision], None]
+BEAT_S = 0.05
 
 
 class Frames(Protocol):
@@ -58,10 +62,27 @@ class Region:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """A judged part, for people to look at.
+
+    Attributes:
+        image_bgr: the region that was judged.
+        heat: (rows, columns) float32 of logits; None where the file has no heat map.
+        inspector: what judged it.
+    """
+
+    verdict: Verdict
+    image_bgr: NDArray[np.uint8]
+    heat: NDArray[np.float32] | None
+    inspector: Inspector
+
+
+@dataclass(frozen=True, slots=True)
 class BoxHealth:
     """The box at one moment.
 
     Attributes:
+        oldest_open_s: how long the oldest open part has waited; None where none is open.
         model: of the bundle that judges.
         fault: why every verdict is NO_DECISION; None where the self-test passed.
         failures: by listener, how often it raised.
@@ -69,6 +90,7 @@ class BoxHealth:
     """
 
     tally: Tally
+    oldest_open_s: float | None
     model: str
     fault: str | None
     failures: dict[str, int]
@@ -86,22 +108,25 @@ class Box:
         deadline_ms: float,
         most_open: int = 16,
         region: Region | None = None,
+        beat: Callable[[], None] = lambda: None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         """Start nothing yet.
 
         Args:
+            beat: called by the inspecting thread after every part, and every `BEAT_S` without one.
             listeners: by name, called in order with every decision, the gate first.
             deadline_ms: from the trigger to its verdict.
             most_open: parts that may wait for a verdict at once.
         """
-        self._frames, self._inspector, self._region = frames, inspector, region
+        self._frames, self._inspector, self._region, self._beat = frames, inspector, region, beat
         self._listeners = dict(listeners)
         self._ledger = Ledger(round(deadline_ms * 1e6), most_open, self._undecided, self._tell, clock)
         self._waiting: queue.SimpleQueue[tuple[int, Trigger, Frame | None] | None] = queue.SimpleQueue()
         self._failures: Counter[str] = Counter()
         self._last_failure: str | None = None
         self._telling = threading.RLock()
+        self._shown: Shown | None = None
         self._thread = threading.Thread(target=self._inspect, name="inspect", daemon=True)
 
     def start(self) -> None:
@@ -136,15 +161,41 @@ class Box:
         before, self._inspector = self._inspector, inspector  # one assignment: each part sees one of them, whole
         return before.bundle
 
+    @property
+    def inspector(self) -> Inspector:
+        """What judges now."""
+        return self._inspector
+
+    @property
+    def shown(self) -> Shown | None:
+        """The last part that was judged; None before the first."""
+        return self._shown
+
+    def stand_down(self, cause: str) -> None:
+        """Say NO_DECISION to everything, until another inspector is switched to."""
+        self._inspector.fault = cause
+
     def health(self) -> BoxHealth:
         """Counters, model and faults."""
         inspector = self._inspector
         return BoxHealth(
-            self._ledger.tally(), inspector.bundle.model, inspector.fault, dict(self._failures), self._last_failure
+            tally=self._ledger.tally(),
+            oldest_open_s=self._ledger.oldest_open_s(),
+            model=inspector.bundle.model,
+            fault=inspector.fault,
+            failures=dict(self._failures),
+            last_failure=self._last_failure,
         )
 
     def _inspect(self) -> None:
-        while (item := self._waiting.get()) is not None:
+        while True:
+            self._pulse()
+            try:
+                item = self._waiting.get(timeout=BEAT_S)
+            except queue.Empty:
+                continue
+            if item is None:
+                return
             ticket, trigger, frame = item
             remaining_s = self._ledger.remaining_s(ticket)
             if remaining_s is None:
@@ -152,11 +203,27 @@ class Box:
             try:
                 if frame is None:
                     frame = self._frames.frame_for(trigger, remaining_s)
-                verdict = self._inspector.inspect(self._region.cut(frame) if self._region is not None else frame)
-                stamps = {"triggered": trigger.at_ns, **verdict.stamps_ns}
-                self._ledger.decide(ticket, replace(verdict, part_id=trigger.part_id, stamps_ns=stamps), frame)
+                if self._region is not None:
+                    frame = self._region.cut(frame)
+                verdict = self._judge(trigger, frame)
+                self._ledger.decide(ticket, verdict, frame)
             except Exception as error:  # a camera's fault must not end the thread that owes verdicts
                 self._ledger.give_up(ticket, f"camera: {type(error).__name__}: {' '.join(str(error).split())}")
+
+    def _judge(self, trigger: Trigger, frame: Frame) -> Verdict:
+        inspector = self._inspector
+        found = inspector.inspect(frame)
+        verdict = replace(found, part_id=trigger.part_id, stamps_ns={"triggered": trigger.at_ns, **found.stamps_ns})
+        if frame.frame_bgr is not None and verdict.logit is not None:
+            self._shown = Shown(verdict, frame.frame_bgr, inspector.engine.heat(), inspector)
+        return verdict
+
+    def _pulse(self) -> None:
+        try:
+            self._beat()
+        except Exception as error:
+            self._failures["beat"] += 1
+            self._last_failure = f"beat: {type(error).__name__}: {' '.join(str(error).split())}"
 
     def _undecided(self, trigger: Trigger, cause: str) -> Verdict:
         inspector = self._inspector

@@ -144,6 +144,12 @@ class Ledger:
             states = {state: books.states[state] for state in State}
             return Tally(books.triggers, len(books.open), states, books.late, books.dropped)
 
+    def oldest_open_s(self) -> float | None:
+        """How long the oldest open trigger has waited; None where none is open."""
+        with self._changed:
+            pulled = [trigger.at_ns for trigger in self._books.open.values()]
+        return (self._clock() - min(pulled)) / 1e9 if pulled else None
+
     def expire(self) -> int | None:
         """Decide every trigger whose deadline has come; when the next one comes, in ns, or None."""
         now_ns = self._clock()
