@@ -16,9 +16,8 @@ from tiny_line import Diagline, Line, Outcome, refused
 from diagline import bundle as bundles
 from diagline import files
 from diagline.config_train import CertifyConfig
-from diagline.errors import BundleError
+from diagline.errors import BundleError, ParityError
 from diagline.samples import Sample, SampleSet
-from edge_runtime.engines import FakeEngine
 from export.parity import threshold_for
 
 LOOSE = ("--escape", "0.95", "--overkill", "0.95", "--confidence", "0.6")
@@ -340,22 +339,16 @@ def test_every_format_is_certified_at_the_same_logit(copy: Copy) -> None:
         assert fmt.threshold == threshold_for(fmt, logit), name
 
 
-def test_formats_that_judge_differently_at_the_certified_threshold_are_not_certified(
-    copy: Copy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_formats_that_judge_differently_at_the_certified_threshold_are_not_certified(copy: Copy) -> None:
     from export import issue
 
-    before = bundles.read(copy.bundle).sha256
-    right = issue.open_engine
-
-    def broken(path: Path, name: str, *rest: Any, **more: Any) -> Any:
-        return FakeEngine([-128.0, 127.0]) if name == "tflite_int8" else right(path, name, *rest, **more)
-
-    monkeypatch.setattr(issue, "open_engine", broken)
-    outcome = copy.certify(
-        "--escape", "0.999", "--overkill", "0.999", "--confidence", "0.5", "--set", "export.flips=0.01"
-    )
-    assert outcome.code == 3 and "at the threshold to be certified" in outcome.err and " flips " in outcome.err, (
-        outcome.err
-    )
-    assert bundles.read(copy.bundle).sha256 == before
+    bundle = bundles.read(copy.bundle)
+    outcomes = issue.measure(bundle, *splits(copy), CertifyConfig(0.95, 0.95, 0.6), threads=1)
+    issue.check_flips(bundle, {"onnx_fp32": outcomes["onnx_fp32"]}, 0.0)
+    evidence = replace(outcomes["tflite_int8"].evidence, outputs=-outcomes["tflite_int8"].evidence.outputs - 1000)
+    passing = {**outcomes, "tflite_int8": replace(outcomes["tflite_int8"], evidence=evidence)}
+    rejected = int((outcomes["onnx_fp32"].evidence.outputs >= outcomes["onnx_fp32"].certificate.threshold).sum())
+    assert rejected
+    with pytest.raises(ParityError, match=f"tflite_int8 flips {rejected} of 15 verdicts of onnx_fp32") as caught:
+        issue.check_flips(bundle, passing, 0.5 * rejected / 15)
+    assert caught.value.exit_code == 3
