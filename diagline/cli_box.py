@@ -56,13 +56,13 @@ def doctor(
 ) -> None:
     """What is well, doubtful or wrong with this box, and the next step; exit code 2 where a line would stop."""
     require("cv2", "edge")
+    from edge_runtime import box_config, doctor_line, doctor_machine, unit
     from edge_runtime import doctor as room
-    from edge_runtime import doctor_line, doctor_machine, install, unit
 
     root, box, trusted = target, None, list(keys or ())
     if target is not None and target.suffix == ".toml":
-        found, box = install.read_box(target), target
-        root, archive = found.bundle, archive or found.archive.folder
+        found, box = box_config.load(target), target
+        root, archive = found.bundle, archive or found.folder
         trusted += unit.keys_beside(target)
     findings = room.examine(
         [
@@ -155,9 +155,9 @@ def serve(
         allow_unsigned=config.allow_unsigned or allow_unsigned,
     )
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     with contextlib.ExitStack() as undo:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            undo.callback(signal.signal, number, signal.signal(number, lambda *_: stop.set()))
         station = Station(config, box)
         undo.callback(station.close)
         page = PageServer(StationView(station), config.page)

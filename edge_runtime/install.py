@@ -15,16 +15,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diagline import config_file, files, signing
+from diagline import files, signing
 from diagline.bundle import MANIFEST, Bundle
-from diagline.config_checks import within
 from diagline.errors import BundleError, ConfigError, OutputError
+from edge_runtime import box_config
 from edge_runtime import unit as units
+from edge_runtime.box_config import BoxConfig
 from edge_runtime.recorded import engine_file, record_engine, recorded_engine
 from edge_runtime.unit import Unit
 
@@ -34,59 +35,26 @@ DEVICE_GROUPS = ("video", "render", "dialout", "gpio", "plugdev")
 COMMAND_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """A section of BOX.toml of which only its folder matters here."""
-
-    folder: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Threads:
-    """The section [engine], of which only its threads matter here."""
-
-    threads: int = 2
-
-    def __post_init__(self) -> None:
-        within("engine.threads", self.threads, 1, 1024)
-
-
-@dataclass(frozen=True, slots=True)
-class BoxPaths:
-    """What an installation needs of BOX.toml. Paths are absolute, as a service starts in another folder."""
-
-    name: str
-    bundle: Path
-    engine: Threads = field(default_factory=Threads)
-    archive: Folder = field(default_factory=Folder)
-    spool: Folder = field(default_factory=Folder)
-
-    def __post_init__(self) -> None:
-        named = {"bundle": self.bundle, "archive.folder": self.archive.folder, "spool.folder": self.spool.folder}
-        for key, path in named.items():
-            if path is not None and not path.is_absolute():
-                raise ConfigError(f"{key} = {str(path)!r}; expected an absolute path, as a service starts elsewhere")
-
-    @property
-    def writable(self) -> tuple[Path, ...]:
-        """The folders that the box writes to."""
-        return tuple(folder for folder in (self.archive.folder, self.spool.folder) if folder is not None)
-
-
-def read_box(path: Path) -> BoxPaths:
-    """What an installation needs of BOX.toml; other keys are not looked at.
+def read_box(path: Path) -> BoxConfig:
+    """The config of a box that is to be a service: its paths are absolute, as a service starts in another folder.
 
     Raises:
-        ConfigError: no such file, not TOML, or a key that is missing or cannot be used.
+        ConfigError: as `box_config.load`, or a relative path.
     """
-    table = config_file.read(path)
-    known: dict[str, Any] = {key: table[key] for key in ("name", "bundle") if key in table}
-    for section, key in (("engine", "threads"), ("archive", "folder"), ("spool", "folder")):
-        found = table.get(section)
-        if isinstance(found, dict) and key in found:
-            known[section] = {key: found[key]}
-    box: BoxPaths = config_file.build(BoxPaths, known)
+    box = box_config.load(path)
+    for key, found in (("bundle", box.bundle), ("folder", box.folder)):
+        if not found.is_absolute():
+            raise ConfigError(
+                f"{path}: {key} = {str(found)!r}; expected an absolute path, as a service starts elsewhere"
+            )
     return box
+
+
+def writable(box: BoxConfig) -> tuple[Path, ...]:
+    """The folders that the box writes to, none of them in another."""
+    lines = (box.lines.folder,) if box.lines is not None else ()
+    others = (box.spool.folder, box.page.token_file.parent, *lines)
+    return (box.folder, *dict.fromkeys(one for one in others if not one.is_relative_to(box.folder)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +85,12 @@ def take(steps: Sequence[Step], dry_run: bool = False) -> Iterator[str]:
 
 
 def make_unit(
-    config: Path, box: BoxPaths, user: str, memory_max_mib: int | None = None, allow_unsigned: bool = False
+    config: Path, box: BoxConfig, user: str, memory_max_mib: int | None = None, allow_unsigned: bool = False
 ) -> Unit:
     """The unit of a box on this machine, with those device groups that this machine has."""
     present = {group.gr_name for group in grp.getgrall()}
     groups = [name for name in DEVICE_GROUPS if name in present]
-    return Unit(box.name, config.resolve(), user, groups, box.writable, memory_max_mib, allow_unsigned)
+    return Unit(box.name, config.resolve(), user, groups, writable(box), memory_max_mib, allow_unsigned)
 
 
 def check_root(unit_dir: Path | None, dry_run: bool) -> None:
@@ -137,7 +105,7 @@ def check_root(unit_dir: Path | None, dry_run: bool) -> None:
 
 def install_steps(
     unit: Unit,
-    box: BoxPaths,
+    box: BoxConfig,
     bundle: Bundle,
     keys: Sequence[Path] = (),
     unit_dir: Path | None = None,

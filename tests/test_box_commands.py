@@ -1,16 +1,21 @@
-"""`diagline doctor` and `diagline install` as an integrator meets them."""
+"""The commands of the edge box as an integrator meets them."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
+import cv2
 import pytest
 from tiny_line import Diagline, Line, refused
 
 from diagline import signing
-from edge_runtime import doctor_machine, install, recorded
+from edge_runtime import box_config, doctor_machine, install, recorded
+from edge_runtime.archive_read import Reader
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +45,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def box(line: Line, tmp_path: Path) -> Path:
     path = tmp_path / "etc/box.toml"
     path.parent.mkdir()
-    path.write_text(f'name = "mine"\nbundle = "{line.bundle}"\n[archive]\nfolder = "{tmp_path}/archive"\n')
+    path.write_text(f'name = "mine"\nbundle = "{line.bundle}"\nfolder = "{tmp_path}/archive"\n')
     return path
 
 
@@ -108,3 +113,59 @@ def test_install_refuses_what_the_service_would_refuse(
     monkeypatch.setattr(install.os, "geteuid", lambda: 1000)
     refused(diagline("install", box, "--allow-unsigned"), "expected to run as root", "--unit-dir")
     assert not (tmp_path / "units").exists()
+
+
+# Serve and replay.
+
+
+def test_a_box_serves_until_it_is_stopped_and_any_of_its_rejects_can_be_judged_again(
+    line: Line, tmp_path: Path, diagline: Diagline
+) -> None:
+    films = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 25, (60, 80))
+    for picture in sorted((line.data / "bad").iterdir()):
+        films.write(cv2.imread(str(picture)))
+    films.release()
+    config = tmp_path / "box.toml"
+    config.write_text(
+        f'name = "tiny"\nbundle = "{line.bundle}"\nfolder = "{tmp_path}/box"\nallow_unsigned = true\n'
+        f'[camera]\nsource = "{tmp_path}/film.avi"\n[camera.checks]\noff = ["frozen", "duplicated"]\n'
+        f"[archive]\npass_share = 1.0\n[page]\nport = 0\n"
+    )
+    command = [sys.executable, "-m", "diagline.cli", "serve", str(config)]
+    box = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert box.stderr is not None
+    url = next(text for text in box.stderr if "page: " in text).rpartition("page: ")[2].strip()
+    page = urllib.request.urlopen(f"{url}/metrics", timeout=20)
+    assert "diagline_triggers_total" in page.read().decode()
+    archive = tmp_path / "box/archive"
+    while not (parts := _parts(archive)):
+        assert box.poll() is None
+    box.terminate()
+    assert box.wait(30) == 0
+    assert "stopped: " in box.stderr.read()
+    again = diagline("replay", parts[0], line.bundle, "--archive", archive, "--allow-unsigned", "--json")
+    assert again.code == 0 and json.loads(again.out)["same"] is True, again
+    nothing = diagline("replay", "no-such-part", line.bundle, "--archive", archive, "--allow-unsigned")
+    assert nothing.code == 1 and "no such part" in nothing.err
+
+
+def _parts(archive: Path) -> list[str]:
+    if not (archive / "archive.db").is_file():
+        return []
+    reader = Reader(archive)
+    try:
+        return [row.content["part_id"] for row in reader.verdicts(5)]
+    finally:
+        reader.close()
+
+
+def test_a_box_that_cannot_start_says_why_in_one_line(tmp_path: Path, diagline: Diagline, line: Line) -> None:
+    refused(diagline("serve", tmp_path / "box.toml"), tmp_path / "box.toml", "not found")
+    config = tmp_path / "box.toml"
+    config.write_text(f'name = "tiny"\nbundle = "{line.bundle}"\nfolder = "{tmp_path}/box"\n')
+    refused(diagline("serve", config), line.bundle, "not signed")
+
+
+def test_the_example_box_can_be_read() -> None:
+    path = Path(__file__).parent.parent / "configs" / "box.toml"
+    assert box_config.load(path).lines is not None

@@ -19,7 +19,8 @@ from diagline.errors import BundleError, ConfigError, OutputError
 from edge_runtime import install as room
 from edge_runtime import recorded
 from edge_runtime import unit as units
-from edge_runtime.install import BoxPaths, Step, install_steps, make_unit, read_box, take, uninstall_steps
+from edge_runtime.box_config import BoxConfig
+from edge_runtime.install import Step, install_steps, make_unit, read_box, take, uninstall_steps, writable
 from edge_runtime.recorded import engine_file, record_engine, recorded_engine
 from edge_runtime.unit import Unit, quoted, verify
 
@@ -32,8 +33,8 @@ def config(bundle: Bundle, tmp_path: Path) -> Path:
     path = tmp_path / "etc/box.toml"
     path.parent.mkdir()
     path.write_text(
-        f'name = "mine"\nbundle = "{bundle.root}"\ndeadline_ms = 20\n[engine]\nthreads = 1\nformat = "fastest"\n'
-        f'[archive]\nfolder = "{tmp_path}/archive"\nimage_format = "png"\n[spool]\nfolder = "{tmp_path}/spool"\n'
+        f'name = "mine"\nbundle = "{bundle.root}"\nfolder = "{tmp_path}/archive"\n[engine]\nthreads = 1\n'
+        f'[archive]\nimage_format = "png"\n[spool]\nfolder = "{tmp_path}/spool"\n'
         f'[camera]\nsource = "0"\n'
     )
     return path
@@ -71,19 +72,19 @@ RUN = room._run
 def test_only_what_an_installation_needs_is_read(config: Path, bundle: Bundle, tmp_path: Path) -> None:
     box = read_box(config)
     assert (box.name, box.bundle, box.engine.threads) == ("mine", bundle.root, 1)
-    assert box.writable == (tmp_path / "archive", tmp_path / "spool")
-    config.write_text(f'name = "mine"\nbundle = "{bundle.root}"\n')
-    assert read_box(config).writable == ()
+    assert writable(box) == (tmp_path / "archive", tmp_path / "spool")
+    config.write_text(f'name = "mine"\nbundle = "{bundle.root}"\nfolder = "{tmp_path}"\n')
+    assert writable(read_box(config)) == (tmp_path,)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ('name = "x"', "missing key bundle"),
-        ('name = "x"\nbundle = "x.bundle"', "bundle = 'x.bundle'; expected an absolute path"),
-        ('name = "x"\nbundle = "/x"\n[archive]\nfolder = "a"', "archive.folder = 'a'; expected an absolute path"),
-        ('name = "x"\nbundle = "/x"\n[engine]\nthreads = 0', "engine.threads"),
-        ('name = "x"\nbundle = "/x"\n[spool]\nfolder = 3', "spool.folder = 3"),
+        ('name = "x"\nbundle = "x.bundle"\nfolder = "/x"', "bundle = 'x.bundle'; expected an absolute path"),
+        ('name = "x"\nbundle = "/x"\nfolder = "a"', "folder = 'a'; expected an absolute path"),
+        ('name = "x"\nbundle = "/x"\nfolder = "/x"\n[engine]\nthreads = 0', "engine.threads"),
+        ('name = "x"\nbundle = "/x"\nfolder = "/x"\n[spool]\nfolder = 3', "spool.folder = 3"),
     ],
 )
 def test_a_box_that_cannot_be_installed_is_refused(tmp_path: Path, text: str, said: str) -> None:
@@ -354,7 +355,7 @@ def test_paths_are_absolute_even_when_asked_for_beside_the_shell(
     config: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(config.parent)
-    unit = make_unit(Path(config.name), BoxPaths("mine", bundle.root), "diagline")
+    unit = make_unit(Path(config.name), BoxConfig("mine", bundle.root, Path("/records")), "diagline")
     assert unit.config == config.resolve()
 
 
