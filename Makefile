@@ -41,7 +41,7 @@ bench: $(STAMP)
 
 test-edge:
 	$(PYTHON) -m venv .venv-edge
-	.venv-edge/bin/pip install --quiet --disable-pip-version-check -c constraints.txt '.[edge]' pytest
+	.venv-edge/bin/pip install --quiet --disable-pip-version-check -c constraints.txt '.[edge]' pytest hypothesis
 	cd tests/edge_runtime && ../../.venv-edge/bin/python -I -m pytest -q -p no:cacheprovider --rootdir=../.. .
 
 clean:

@@ -161,6 +161,11 @@ class Box:
         before, self._inspector = self._inspector, inspector  # one assignment: each part sees one of them, whole
         return before.bundle
 
+    def listen(self, name: str, listener: Listener) -> None:
+        """Tell one more, after the others."""
+        with self._telling:
+            self._listeners[name] = listener
+
     @property
     def inspector(self) -> Inspector:
         """What judges now."""

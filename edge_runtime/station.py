@@ -52,6 +52,8 @@ class Source(Protocol):
 
     def read(self, timeout_s: float | None = None) -> Frame | None: ...
 
+    def announce(self, trigger: Trigger) -> None: ...
+
     def frame_for(self, trigger: Trigger, timeout_s: float) -> Frame: ...
 
     def health(self) -> Any: ...
@@ -129,6 +131,8 @@ class Station:
         """A part stands before the camera; returns at once."""
         if self.gate is not None:
             self.gate.gate.expect(trigger)
+        if frame is None:
+            self.camera.announce(trigger)
         self.box.pull(trigger, frame)
 
     def open_bundle(self, root: Path) -> Inspector:

@@ -26,6 +26,8 @@ class CameraConfig:
         queue_frames: frames kept until they are asked for; as many as come between a trigger and its being served.
         lead_ms: a frame taken this long before the trigger still shows its part; negative where the source's
             pictures are older than they say (a network stream's delay).
+        window_ms: a frame taken longer after the trigger shows another part. Less than the time between two parts,
+            or a part whose frame was lost is judged by the next one's.
     """
 
     source: str = "0"
@@ -34,6 +36,7 @@ class CameraConfig:
     keep: str = "newest"
     queue_frames: int = 8
     lead_ms: float = 0.0
+    window_ms: float = 100.0
     checks: ChecksConfig = field(default_factory=ChecksConfig)
 
     def __post_init__(self) -> None:
@@ -41,3 +44,4 @@ class CameraConfig:
         one_of("camera.keep", self.keep, KEEP)
         within("camera.queue_frames", self.queue_frames, 1, 10_000)
         within("camera.lead_ms", self.lead_ms, -60_000.0, 60_000.0)
+        within("camera.window_ms", self.window_ms, 0.1, 60_000.0)

@@ -11,7 +11,7 @@ the source should it ever come back. Leaves out: what becomes of a frame that ca
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -28,6 +28,7 @@ from edge_runtime.trigger import Trigger
 CLOSE_WAIT_S = 1.0
 PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 OPENING = 2  # an opening may take this many times as long as a picture
+TRIGGERS = 1000  # announced ones that are remembered
 HANGING = 8  # reads that hang in a driver at once; with so many, none is added until one comes back
 
 
@@ -99,6 +100,7 @@ class WatchedCamera(Closing):
         self._state, self._cause = "starting", ""
         self._picture_ns: int | None = None
         self._refused: Counter[str] = Counter()
+        self._triggers: deque[int] = deque(maxlen=TRIGGERS)
         self._losses: Counter[str] = Counter()
         self._reconnects = 0
         self._closing = False
@@ -130,20 +132,28 @@ class WatchedCamera(Closing):
             frame = self._backlog.next()
             return self._missing(timeout_s) if frame is None else self._usable(frame)
 
+    def announce(self, trigger: Trigger) -> None:
+        """Say that a part came, before its frame is asked for: a frame taken after it is no earlier part's."""
+        with self._changed:
+            self._triggers.append(trigger.at_ns)
+
     def frame_for(self, trigger: Trigger, timeout_s: float) -> Frame:
-        """The first frame taken at or after the trigger, less `lead_ms`, waiting for it.
+        """The first frame taken within `window_ms` from the trigger on and before the next one, less `lead_ms`.
 
         Without a picture and with the cause when none came in time, when that very frame was lost
         or given for another part, and at once while the camera is lost.
         """
-        from_ns = trigger.at_ns - round(self._config.lead_ms * 1e6)
+        lead_ns, window_ns = round(self._config.lead_ms * 1e6), round(self._config.window_ms * 1e6)
+        from_ns = trigger.at_ns - lead_ns
         with self._changed:
             self._clock.wait(
                 self._changed,
                 lambda: self._backlog.last_ns >= from_ns or self._state == "lost" or self._closing,
                 timeout_s,
             )
-            found = self._backlog.first_from(from_ns)
+            later = (at_ns for at_ns in self._triggers if at_ns > trigger.at_ns)
+            until_ns = min(trigger.at_ns + window_ns, next(later, trigger.at_ns + window_ns)) - lead_ns
+            found = self._backlog.first_from(from_ns, until_ns)
             if isinstance(found, Frame):
                 return self._usable(found, from_ns)
             return self._missing(timeout_s) if self._backlog.last_ns < from_ns else self._absent(found)

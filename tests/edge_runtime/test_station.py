@@ -53,6 +53,9 @@ class Camera:
         self.closed.wait()
         return None
 
+    def announce(self, trigger: Trigger) -> None:
+        pass
+
     def frame_for(self, trigger: Trigger, timeout_s: float) -> Frame:
         return self.frame
 
