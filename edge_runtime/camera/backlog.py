@@ -72,10 +72,12 @@ class Backlog:
             self._lose_oldest(NEWER)
         return self._give(self._waiting.popleft()) if self._waiting else None
 
-    def first_from(self, from_ns: int, until_ns: int) -> Frame | str:
+    def first_from(self, from_ns: int, until_ns: int, after_ns: int = LONG_AGO_NS) -> Frame | str:
         """The first frame taken at `from_ns` or later, or why it cannot be given. Earlier ones are lost.
 
-        One taken after `until_ns` shows another part: it stays, for that one.
+        Args:
+            until_ns: one taken later shows another part: it stays, for that one.
+            after_ns: the part before came then, and if no frame has come since, this one may be its.
         """
         while self._waiting and self._waiting[0].frame.taken_ns < from_ns:
             self._lose_oldest(EARLY)
@@ -85,6 +87,8 @@ class Backlog:
             late_ms = (self._waiting[0].frame.taken_ns - from_ns) / 1e6
             if self._waiting[0].frame.taken_ns > until_ns:
                 return f"no frame in time: the next, {late_ms:.1f} ms after the trigger, may be another part's"
+            if self._waiting[0].before_ns < after_ns:
+                return "no frame of its own: the part before got none, and this may be its"
             return self._give(self._waiting.popleft())
         if self._given_ns >= from_ns:
             return f"duplicated: its frame {self._given_number} was given for another part"

@@ -20,7 +20,8 @@ class CameraConfig:
         source: camera index, RTSP or HTTP address, `aravis:NAME`, or a film to be played over and over.
         timeout_s: no picture for so long, and the source is opened again; opening may take twice as long.
         triggered: the camera itself waits for a trigger: silence is then no fault, and only a source that ends,
-            fails or freezes is opened again.
+            fails or freezes is opened again. Each part is owed a frame: where one did not come, the next part's is
+            not judged either, as it may be the missing one.
         keep: "newest": a slow verdict costs the oldest frame; "all": frames keep their order, and what finds
             no room is lost. Both are counted.
         queue_frames: frames kept until they are asked for; as many as come between a trigger and its being served.

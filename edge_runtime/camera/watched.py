@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from diagline.errors import CameraError
-from edge_runtime.camera.backlog import LATE, Backlog
+from edge_runtime.camera.backlog import LATE, LONG_AGO_NS, Backlog
 from edge_runtime.camera.checks import FrameChecks, Refusal
 from edge_runtime.camera.clock import Clock
 from edge_runtime.camera.config import CameraConfig
@@ -29,6 +29,7 @@ CLOSE_WAIT_S = 1.0
 PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 OPENING = 2  # an opening may take this many times as long as a picture
 TRIGGERS = 1000  # announced ones that are remembered
+OWED_NS = 10**9  # a triggered camera's frame is not expected any more after this
 HANGING = 8  # reads that hang in a driver at once; with so many, none is added until one comes back
 
 
@@ -153,10 +154,16 @@ class WatchedCamera(Closing):
             )
             later = (at_ns for at_ns in self._triggers if at_ns > trigger.at_ns)
             until_ns = min(trigger.at_ns + window_ns, next(later, trigger.at_ns + window_ns)) - lead_ns
-            found = self._backlog.first_from(from_ns, until_ns)
+            found = self._backlog.first_from(from_ns, until_ns, self._before(trigger) - lead_ns)
             if isinstance(found, Frame):
                 return self._usable(found, from_ns)
             return self._missing(timeout_s) if self._backlog.last_ns < from_ns else self._absent(found)
+
+    def _before(self, trigger: Trigger) -> int:
+        """When the part before came, where the camera owes a frame to each and it is not long ago."""
+        earlier = (at_ns for at_ns in reversed(self._triggers) if at_ns < trigger.at_ns)
+        at_ns = next(earlier, LONG_AGO_NS)
+        return at_ns if self._config.triggered and trigger.at_ns - at_ns < OWED_NS else LONG_AGO_NS
 
     def health(self) -> CameraHealth:
         """How it is doing now."""
