@@ -142,6 +142,9 @@ class Line:
     def lost(self, times: int = 1) -> None:
         self.until(lambda: sum(self.camera.health().losses.values()) == times)
 
+    def announce(self, at_ms: float) -> None:
+        self.camera.announce(Trigger("part", START_NS + round(at_ms * 1e6), "now"))
+
     def frame_for(self, at_ms: float, timeout_s: float = 0.0) -> Frame:
         return self.camera.frame_for(Trigger("part", START_NS + round(at_ms * 1e6), "now"), timeout_s)
 
@@ -464,6 +467,37 @@ def test_two_parts_never_share_a_frame(make_line: Callable[..., Line]) -> None:
     assert line.frame_for(50).cause is None
 
 
+def test_a_frame_that_comes_after_the_window_is_another_parts_and_stays_for_it(make_line: Callable[..., Line]) -> None:
+    line = make_line(window_ms=5.0)
+    line.push(0, at_ms=16)
+    assert "no frame in time: the next, 6.0 ms after the trigger" in str(line.frame_for(10).cause)
+    assert line.frame_for(15).cause is None
+
+
+def test_a_frame_taken_after_the_next_trigger_judges_no_earlier_part(make_line: Callable[..., Line]) -> None:
+    line = make_line()
+    line.announce(10)
+    line.announce(20)
+    line.push(0, at_ms=25)
+    assert "may be another part's" in str(line.frame_for(10).cause)
+    assert line.frame_for(20).cause is None
+
+
+@pytest.mark.parametrize(("triggered", "next_ms", "judged"), [(True, 20, False), (False, 20, True), (True, 1011, True)])
+def test_where_a_triggered_camera_missed_a_part_the_next_ones_frame_may_be_the_missing_one(
+    triggered: bool, next_ms: float, judged: bool, make_line: Callable[..., Line]
+) -> None:
+    line = make_line(triggered=triggered, checks=ChecksConfig(max_age_ms=5000))
+    for at_ms in (0, 10, next_ms, next_ms + 10):
+        line.announce(at_ms)
+    line.push(0, at_ms=1)  # the part at 10 ms gets none
+    line.push(0, at_ms=next_ms + 1)
+    line.push(0, at_ms=next_ms + 11)
+    assert line.frame_for(0).cause is None and line.frame_for(10).cause is not None
+    assert (line.frame_for(next_ms).cause is None) is judged
+    assert line.frame_for(next_ms + 10).cause is None  # and the one after it is judged in any case
+
+
 def test_two_frames_with_one_picture_are_not_two_parts(make_line: Callable[..., Line]) -> None:
     line = make_line()
     picture = noise(1)
@@ -538,7 +572,7 @@ def test_every_number_is_given_lost_or_waiting_whatever_is_asked(seed: int, keep
                     given.append(frame.number)
             case _:
                 from_ns = at_ns - int(rng.integers(8))
-                found = backlog.first_from(from_ns)
+                found = backlog.first_from(from_ns, 2**62)
                 if isinstance(found, Frame):
                     given.append(found.number)
                     assert found.number == min(number for taken_ns, number in came if taken_ns >= from_ns)
