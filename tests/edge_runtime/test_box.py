@@ -204,3 +204,49 @@ def test_the_region_is_what_is_judged_and_a_frame_without_it_is_no_decision(
     assert first.verdict.state is State.PASS
     assert first.frame is not None and np.array_equal(first.frame.frame_bgr, image[10:30, 20:40])  # type: ignore[arg-type]
     assert second.verdict.cause == "the frame is 60x20; the region ends at 40x30"
+
+
+def test_the_heart_beats_while_no_part_comes_and_stops_while_an_inspection_hangs(
+    made: Callable[..., tuple[Box, Heard]], bundle: Bundle, make_frame: MakeFrame
+) -> None:
+    beats, entered, release = threading.Semaphore(0), threading.Event(), threading.Event()
+
+    def hang() -> Frame:
+        entered.set()
+        release.wait()
+        return make_frame(10)
+
+    box, heard = made(Camera({"a": hang}), open_inspector(bundle, "onnx_fp32"), beat=beats.release)
+    for _ in range(3):
+        assert beats.acquire(timeout=20)
+    box.pull(trigger("a"))
+    assert entered.wait(20)
+    while beats.acquire(blocking=False):
+        pass
+    assert not beats.acquire(timeout=0.3)  # six times BEAT_S
+    release.set()
+    assert heard.wait(1)[0].verdict.state is State.PASS and beats.acquire(timeout=20)
+
+
+def test_a_beat_that_raises_is_counted_and_parts_are_judged_on(
+    made: Callable[..., tuple[Box, Heard]], bundle: Bundle, make_frame: MakeFrame
+) -> None:
+    def broken() -> None:
+        raise OSError("no watchdog")
+
+    box, heard = made(Camera({"a": make_frame(10)}), open_inspector(bundle, "onnx_fp32"), beat=broken)
+    box.pull(trigger("a"))
+    assert heard.wait(1)[0].verdict.state is State.PASS
+    assert box.health().failures["beat"] > 0 and box.health().last_failure == "beat: OSError: no watchdog"
+
+
+def test_the_last_judged_part_is_kept_with_its_heat_map_for_people_to_look_at(
+    made: Callable[..., tuple[Box, Heard]], bundle: Bundle, make_frame: MakeFrame
+) -> None:
+    frame = make_frame(250)
+    box, heard = made(Camera({"a": frame, "b": Frame(None, 0, "", 0, "black")}), open_inspector(bundle, "onnx_fp32"))
+    assert box.shown is None
+    box.pull(trigger("a"))
+    box.pull(trigger("b"))
+    heard.wait(2)
+    assert box.shown is not None and box.shown.verdict.part_id == "a" and box.shown.image_bgr is frame.frame_bgr
