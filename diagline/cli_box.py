@@ -10,7 +10,7 @@ import json
 import signal
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,9 +21,10 @@ from rich.text import Text
 
 from diagline.cli_options import AllowUnsigned, Json, Keys, open_bundle
 from diagline.console import console
-from diagline.errors import MissingExtraError, require
+from diagline.errors import ConfigError, MissingExtraError, require
 
 if TYPE_CHECKING:
+    from edge_runtime.box_config import BoxConfig
     from edge_runtime.doctor import Finding
 
 STYLES = {"well": "green", "doubtful": "yellow", "wrong": "bold red"}
@@ -34,7 +35,7 @@ Box = Annotated[Path, typer.Argument(metavar="BOX.toml", help="TOML file of the 
 
 def add_to(app: typer.Typer) -> None:
     """Make every command of this file one of `app`."""
-    for command in (doctor, install, serve, replay):
+    for command in (doctor, install, serve, challenge, replay):
         app.command()(command)
 
 
@@ -141,19 +142,12 @@ def serve(
 ) -> None:
     """Run a box: camera, triggers, gate, outputs, archive and the operator's page, until Ctrl-C or SIGTERM."""
     require("cv2", "edge")
-    from edge_runtime import box_config
     from edge_runtime.dashboard.server import PageServer
     from edge_runtime.service import notify
     from edge_runtime.station import Station
     from edge_runtime.station_view import StationView
-    from edge_runtime.unit import keys_beside
 
-    config = box_config.load(box)
-    config = replace(
-        config,
-        keys=(*config.keys, *keys_beside(box)),
-        allow_unsigned=config.allow_unsigned or allow_unsigned,
-    )
+    config = _config(box, allow_unsigned)
     stop = threading.Event()
     with contextlib.ExitStack() as undo:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -171,6 +165,47 @@ def serve(
     tally = station.box.health().tally
     told = ", ".join(f"{count} {state.value}" for state, count in tally.states.items())
     console.print(f"stopped: {tally.triggers} triggers: {told}", soft_wrap=True)
+
+
+def challenge(
+    box: Box,
+    good: Annotated[int, typer.Option(min=0, help="Known good parts to show")] = 3,
+    bad: Annotated[int, typer.Option(min=0, help="Known bad parts to show")] = 3,
+    allow_unsigned: AllowUnsigned = False,
+    as_json: Json = False,
+) -> None:
+    """Show known good and bad parts to a box that is not serving; exit code 1 where one is judged wrongly."""
+    require("cv2", "edge")
+    from edge_runtime import challenge as room
+    from edge_runtime.station import Station
+
+    def ask(number: int, kind: str) -> None:
+        typer.prompt(f"part {number} of {good + bad}: lay a {kind} one before the camera, then Enter", "", err=True,
+                     show_default=False)  # fmt: skip
+
+    if good + bad == 0:
+        raise ConfigError("--good 0 --bad 0; expected at least one part to show")
+    shown = []
+    with contextlib.closing(Station(_config(box, allow_unsigned), box)) as station:
+        for one in room.challenge(station, ["good"] * good + ["bad"] * bad, ask):
+            shown.append(one)
+            said = f"{one.state}, {'right' if one.right else 'WRONG'}" + (f": {one.cause}" if one.cause else "")
+            console.print(said, style="green" if one.right else "bold red", soft_wrap=True)
+    wrong = sum(not one.right for one in shown)
+    if as_json:
+        print(json.dumps({"passed": not wrong, "parts": [asdict(one) for one in shown]}))
+    console.print(f"{len(shown) - wrong} of {len(shown)} challenge parts were judged rightly; it is in the archive")
+    if wrong:
+        raise typer.Exit(1)
+
+
+def _config(box: Path, allow_unsigned: bool) -> BoxConfig:
+    from edge_runtime import box_config
+    from edge_runtime.unit import keys_beside
+
+    config = box_config.load(box)
+    keys, unsigned = (*config.keys, *keys_beside(box)), config.allow_unsigned or allow_unsigned
+    return replace(config, keys=keys, allow_unsigned=unsigned)
 
 
 def replay(

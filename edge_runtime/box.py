@@ -166,6 +166,11 @@ class Box:
         with self._telling:
             self._listeners[name] = listener
 
+    def unlisten(self, name: str) -> None:
+        """Tell that one no more."""
+        with self._telling:
+            self._listeners.pop(name, None)
+
     @property
     def inspector(self) -> Inspector:
         """What judges now."""

@@ -166,6 +166,27 @@ def test_a_box_that_cannot_start_says_why_in_one_line(tmp_path: Path, diagline: 
     refused(diagline("serve", config), line.bundle, "not signed")
 
 
+def test_challenge_parts_are_asked_for_and_a_wrong_one_ends_with_exit_code_1(
+    line: Line, tmp_path: Path, diagline: Diagline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 25, (60, 80))
+    for picture in sorted((line.data / "bad").iterdir()):
+        film.write(cv2.imread(str(picture)))
+    film.release()
+    config = tmp_path / "box.toml"
+    config.write_text(
+        f'name = "tiny"\nbundle = "{line.bundle}"\nfolder = "{tmp_path}/box"\n[camera]\n'
+        f'source = "{tmp_path}/film.avi"\n[camera.checks]\noff = ["frozen", "duplicated"]\n'
+    )
+    asked: list[str] = []
+    monkeypatch.setattr("typer.prompt", lambda text, *_, **__: asked.append(text))
+    done = diagline("challenge", config, "--good", 1, "--bad", 1, "--allow-unsigned", "--json")
+    found = json.loads(done.out)
+    assert [one["kind"] for one in found["parts"]] == ["good", "bad"] and "a good one" in asked[0]
+    assert done.code == (0 if found["passed"] else 1)
+    refused(diagline("challenge", config, "--good", 0, "--bad", 0, "--allow-unsigned"), "at least one part")
+
+
 def test_the_example_box_can_be_read() -> None:
     path = Path(__file__).parent.parent / "configs" / "box.toml"
     assert box_config.load(path).lines is not None

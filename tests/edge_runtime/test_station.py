@@ -19,6 +19,7 @@ from edge_runtime.archive_db import Kind
 from edge_runtime.archive_read import Reader
 from edge_runtime.box_config import BoxConfig, TriggerConfig
 from edge_runtime.camera import Frame
+from edge_runtime.challenge import challenge
 from edge_runtime.gate_config import GateConfig
 from edge_runtime.gate_driver import SimulatedActuator
 from edge_runtime.outputs.line_files import LineFilesConfig
@@ -247,3 +248,28 @@ def test_a_config_that_cannot_be_used_names_the_file_and_the_key(text: str, says
         box_config.load(tmp_path / "box.toml")
     assert str(tmp_path / "box.toml") in str(caught.value) and says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_challenge_parts_are_judged_one_by_one_and_the_result_is_in_the_trail(
+    opened: Callable[..., Line], config: BoxConfig, make_frame: MakeFrame
+) -> None:
+    line = opened(config)
+    levels = iter((10, 250, 10))  # the third is a bad one that looks good
+
+    def lay(number: int, kind: str) -> None:
+        line.camera.frame = make_frame(next(levels), number)
+
+    shown = list(challenge(line.station, ["good", "bad", "bad"], lay))
+    assert [(one.state, one.right) for one in shown] == [("PASS", True), ("REJECT", True), ("PASS", False)]
+    line.camera.frame = Frame(None, 9, "", 0, "the cable is out")
+    (lost,) = challenge(line.station, ["bad"], lambda number, kind: None)
+    assert (lost.state, lost.right, lost.cause) == ("NO_DECISION", False, "the cable is out")
+    line.camera.frame = make_frame(250)
+    (found,) = challenge(line.station, ["bad"], lambda number, kind: None)
+    assert found.right
+    line.station.close()
+    reader = Reader(config.folder / "archive")
+    trail = [row.content["payload"] for row in reversed(reader.events(Kind.CHALLENGE))]
+    assert [(one["passed"], len(one["parts"])) for one in trail] == [(False, 3), (False, 1), (True, 1)]
+    assert trail[0]["model"] == line.station.box.health().model
+    reader.close()
