@@ -33,6 +33,7 @@ batch_size = 8
 calibration_images = 8
 golden_images = 4
 flips = 1.0
+calibration = "minmax"
 """
 
 
