@@ -409,13 +409,14 @@ def test_closing_ends_open_streams_and_frees_the_port(view: FakeView, tmp_path: 
 def test_closing_does_not_wait_for_a_box_that_hangs(
     view: FakeView, tmp_path: Path, hang: Callable[[str], threading.Event]
 ) -> None:
+    before = set(threading.enumerate())  # other tests' libraries may have left some
     page = Page(view, tmp_path)
     hanging = hang("snapshot")
     threading.Thread(target=lambda: list(page.events()), daemon=True).start()
     assert hanging.wait(20)
     page.server.close(20)
     assert not any(thread.name == "page" for thread in threading.enumerate())
-    assert all(thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
+    assert all(thread.daemon for thread in set(threading.enumerate()) - before)
 
 
 def test_a_page_others_can_reach_says_so(view: FakeView, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
