@@ -225,6 +225,16 @@ def write(
     return read(target)
 
 
+def rewrite(bundle: Bundle, manifest: Manifest, golden: Sequence[Golden], key: Path | None) -> Bundle:
+    """Write a bundle anew in its place, with another manifest and of its golden vectors those given.
+
+    Raises:
+        OutputError, BundleError: as `write`.
+    """
+    models = {name: bundle.path(name).read_bytes() for name in bundle.manifest.formats}
+    return write(bundle.root, manifest, models, [(vector, bundle.golden_frame(vector)) for vector in golden], key)
+
+
 def sign(root: Path, key: Path) -> Bundle:
     """Sign a bundle that is there, in place of the signature it may carry; every other file stays as it is.
 

@@ -189,9 +189,7 @@ def record_fastest(bundle: Bundle, row: Row, key: Path | None = None) -> Bundle:
         OutputError: the folder cannot be written to.
     """
     manifest = replace(bundle.manifest, fastest=(row.format, row.engine))
-    models = {name: bundle.path(name).read_bytes() for name in manifest.formats}
-    golden = [(vector, bundle.golden_frame(vector)) for vector in bundle.golden]
-    return bundles.write(bundle.root, manifest, models, golden, key)
+    return bundles.rewrite(bundle, manifest, bundle.golden, key)
 
 
 def _usable(bundle: Bundle, skipped: list[str]) -> list[Pair]:

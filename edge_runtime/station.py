@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -190,11 +189,6 @@ class Station:
         """Since it was opened."""
         return (time.monotonic_ns() - self._started_ns) / 1e9
 
-    @property
-    def stopping(self) -> threading.Event:
-        """Set when it closes."""
-        return self._stopping
-
     def close(self) -> None:
         """Stop: triggers first, then what waits becomes NO_DECISION, then outputs and archive."""
         self._stopping.set()
@@ -302,12 +296,3 @@ class Station:
 
 def _puts_into(spool: Spool) -> Listener:
     return lambda decision: spool.put(decision.verdict.record())
-
-
-def open_station(path: Path, **changes: Any) -> Station:
-    """The station of BOX.toml; `changes` replace keys of its config.
-
-    Raises:
-        DiaglineError: as `box_config.load` and `Station`.
-    """
-    return Station(replace(box_config.load(path), **changes), path)

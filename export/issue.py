@@ -243,9 +243,7 @@ def write(bundle: Bundle, outcomes: Mapping[str, Outcome], issued: dict[str, Any
     renewed = replace(bundle, manifest=manifest, golden=golden)
     for name, outcome in outcomes.items():
         _check_golden(renewed, name, outcome.engine)
-    models = {name: bundle.path(name).read_bytes() for name in formats}
-    packed = [(vector, bundle.golden_frame(vector)) for vector in golden]
-    return bundles.write(bundle.root, manifest, models, packed, key)
+    return bundles.rewrite(bundle, manifest, golden, key)
 
 
 def safe_golden(golden: tuple[Golden, ...], formats: Mapping[str, Format]) -> tuple[Golden, ...]:

@@ -1,9 +1,8 @@
 """Where the forms of one network part ways: verdicts and logits on the same pictures.
 
-Every form is fed with what `preprocess` makes. Each
-is judged at its own threshold, which `threshold_for` carries from torch's logits into the
-form's own numbers. Leaves out: what is made of it
-(`ladder.py`).
+Every form is fed with what `preprocess` makes. Each is judged at its own threshold, which
+`threshold_for` carries from torch's logits into the form's own numbers. Leaves out: what is made
+of it (`ladder.py`).
 """
 
 from __future__ import annotations

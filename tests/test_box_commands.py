@@ -118,13 +118,18 @@ def test_install_refuses_what_the_service_would_refuse(
 # Serve and replay.
 
 
+def film(line: Line, path: Path) -> None:
+    """The line's bad parts, one a frame."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, (60, 80))
+    for picture in sorted((line.data / "bad").iterdir()):
+        writer.write(cv2.imread(str(picture)))
+    writer.release()
+
+
 def test_a_box_serves_until_it_is_stopped_and_any_of_its_rejects_can_be_judged_again(
     line: Line, tmp_path: Path, diagline: Diagline
 ) -> None:
-    films = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 25, (60, 80))
-    for picture in sorted((line.data / "bad").iterdir()):
-        films.write(cv2.imread(str(picture)))
-    films.release()
+    film(line, tmp_path / "film.avi")
     config = tmp_path / "box.toml"
     config.write_text(
         f'name = "tiny"\nbundle = "{line.bundle}"\nfolder = "{tmp_path}/box"\nallow_unsigned = true\n'
@@ -169,10 +174,7 @@ def test_a_box_that_cannot_start_says_why_in_one_line(tmp_path: Path, diagline: 
 def test_challenge_parts_are_asked_for_and_a_wrong_one_ends_with_exit_code_1(
     line: Line, tmp_path: Path, diagline: Diagline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    film = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 25, (60, 80))
-    for picture in sorted((line.data / "bad").iterdir()):
-        film.write(cv2.imread(str(picture)))
-    film.release()
+    film(line, tmp_path / "film.avi")
     config = tmp_path / "box.toml"
     config.write_text(
         f'name = "tiny"\nbundle = "{line.bundle}"\nfolder = "{tmp_path}/box"\n[camera]\n'

@@ -152,18 +152,23 @@ class WatchedCamera(Closing):
                 lambda: self._backlog.last_ns >= from_ns or self._state == "lost" or self._closing,
                 timeout_s,
             )
-            later = (at_ns for at_ns in self._triggers if at_ns > trigger.at_ns)
-            until_ns = min(trigger.at_ns + window_ns, next(later, trigger.at_ns + window_ns)) - lead_ns
-            found = self._backlog.first_from(from_ns, until_ns, self._before(trigger) - lead_ns)
+            before_ns, next_ns = self._neighbours(trigger)
+            until_ns = min(trigger.at_ns + window_ns, next_ns) - lead_ns
+            owed_ns = before_ns if self._config.triggered and trigger.at_ns - before_ns < OWED_NS else LONG_AGO_NS
+            found = self._backlog.first_from(from_ns, until_ns, owed_ns - lead_ns)
             if isinstance(found, Frame):
                 return self._usable(found, from_ns)
             return self._missing(timeout_s) if self._backlog.last_ns < from_ns else self._absent(found)
 
-    def _before(self, trigger: Trigger) -> int:
-        """When the part before came, where the camera owes a frame to each and it is not long ago."""
-        earlier = (at_ns for at_ns in reversed(self._triggers) if at_ns < trigger.at_ns)
-        at_ns = next(earlier, LONG_AGO_NS)
-        return at_ns if self._config.triggered and trigger.at_ns - at_ns < OWED_NS else LONG_AGO_NS
+    def _neighbours(self, trigger: Trigger) -> tuple[int, int]:
+        """When the parts before and after a trigger's came, as far as they were announced."""
+        next_ns = -LONG_AGO_NS
+        for at_ns in reversed(self._triggers):  # the part that is asked for is among the last
+            if at_ns < trigger.at_ns:
+                return at_ns, next_ns
+            if at_ns > trigger.at_ns:
+                next_ns = at_ns
+        return LONG_AGO_NS, next_ns
 
     def health(self) -> CameraHealth:
         """How it is doing now."""
