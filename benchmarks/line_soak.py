@@ -48,16 +48,16 @@ from diagline.console import console
 from diagline.errors import CameraError, DiaglineError
 from diagline.preprocess import InputContract, preprocess
 from diagline.verdict import State, decide
-from edge_runtime import archive as archives
-from edge_runtime.archive_read import Reader
+from edge_runtime.archive import store as archives
+from edge_runtime.archive.reader import Reader
 from edge_runtime.box_config import BoxConfig, TriggerConfig
 from edge_runtime.camera.config import CameraConfig
 from edge_runtime.camera.frames import Closing, Frame, stamp
 from edge_runtime.camera.watched import WatchedCamera
 from edge_runtime.dashboard.server import PageConfig, PageServer
-from edge_runtime.engines import open_engine
-from edge_runtime.gate_config import GateConfig
-from edge_runtime.gate_driver import SimulatedActuator
+from edge_runtime.engines.choice import open_engine
+from edge_runtime.gate.config import GateConfig
+from edge_runtime.gate.driver import SimulatedActuator
 from edge_runtime.ledger import Decision
 from edge_runtime.outputs.line_files import LineFilesConfig
 from edge_runtime.outputs.mqtt_output import MqttConfig

@@ -349,8 +349,9 @@ def bench(
     """Measure size, accuracy and latency of every format and engine, beside ResNet-50 on its fastest."""
     require("cv2", "edge")
     from diagline import layouts
-    from edge_runtime import bench as room
-    from edge_runtime import bench_accuracy, bench_table
+    from edge_runtime.bench import accuracy as bench_accuracy
+    from edge_runtime.bench import measure as room
+    from edge_runtime.bench import table as bench_table
 
     config = load(target, overrides, tiny, sign) if target.suffix == ".toml" else None
     key = config.signing_key if config is not None else sign

@@ -25,7 +25,7 @@ from diagline.errors import ConfigError, MissingExtraError, require
 
 if TYPE_CHECKING:
     from edge_runtime.box_config import BoxConfig
-    from edge_runtime.doctor import Finding
+    from edge_runtime.doctor.probes import Finding
 
 STYLES = {"well": "green", "doubtful": "yellow", "wrong": "bold red"}
 WRONG_EXIT = 2
@@ -57,8 +57,11 @@ def doctor(
 ) -> None:
     """What is well, doubtful or wrong with this box, and the next step; exit code 2 where a line would stop."""
     require("cv2", "edge")
-    from edge_runtime import box_config, doctor_line, doctor_machine, unit
-    from edge_runtime import doctor as room
+    from edge_runtime import box_config
+    from edge_runtime.doctor import line as doctor_line
+    from edge_runtime.doctor import machine as doctor_machine
+    from edge_runtime.doctor import probes as room
+    from edge_runtime.service import unit
 
     root, box, trusted = target, None, list(keys or ())
     if target is not None and target.suffix == ".toml":
@@ -81,7 +84,7 @@ def doctor(
 
 
 def _serial_ports() -> Iterator[Finding]:
-    from edge_runtime.doctor import well
+    from edge_runtime.doctor.probes import well
     from firmware_bridge import device
 
     try:
@@ -117,8 +120,8 @@ def install(
 ) -> None:
     """Make a box a service: systemd unit, user, folders, trusted key, and the fastest engine of this machine."""
     require("cv2", "edge")
-    from edge_runtime import install as room
-    from edge_runtime.unit import keys_beside
+    from edge_runtime.service import install as room
+    from edge_runtime.service.unit import keys_beside
 
     found = room.read_box(box)
     unit = room.make_unit(box, found, user, memory_max_mib, allow_unsigned)
@@ -143,7 +146,7 @@ def serve(
     """Run a box: camera, triggers, gate, outputs, archive and the operator's page, until Ctrl-C or SIGTERM."""
     require("cv2", "edge")
     from edge_runtime.dashboard.server import PageServer
-    from edge_runtime.service import notify
+    from edge_runtime.service.watchdog import notify
     from edge_runtime.station import Station
     from edge_runtime.station_view import StationView
 
@@ -201,7 +204,7 @@ def challenge(
 
 def _config(box: Path, allow_unsigned: bool) -> BoxConfig:
     from edge_runtime import box_config
-    from edge_runtime.unit import keys_beside
+    from edge_runtime.service.unit import keys_beside
 
     config = box_config.load(box)
     keys, unsigned = (*config.keys, *keys_beside(box)), config.allow_unsigned or allow_unsigned
@@ -221,8 +224,8 @@ def replay(
 ) -> None:
     """Judge an archived part again, and say whether the verdict is the same; exit code 1 where it is not."""
     require("cv2", "edge")
-    from edge_runtime import replay as room
-    from edge_runtime.archive_read import Reader
+    from edge_runtime.archive import replay as room
+    from edge_runtime.archive.reader import Reader
 
     with contextlib.closing(Reader(archive)) as reader:
         found = room.replay(reader, part, open_bundle(bundle, keys, allow_unsigned), run_id)

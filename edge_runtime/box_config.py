@@ -12,11 +12,11 @@ from pathlib import Path
 from diagline import config_file
 from diagline.config_checks import one_of, within
 from diagline.errors import ConfigError
-from edge_runtime.archive_config import ArchiveConfig
+from edge_runtime.archive.config import ArchiveConfig
 from edge_runtime.box import Region
 from edge_runtime.camera.config import CameraConfig
 from edge_runtime.dashboard.server import PageConfig
-from edge_runtime.gate_config import GateConfig
+from edge_runtime.gate.config import GateConfig
 from edge_runtime.gpio import GpioConfig
 from edge_runtime.outputs.line_files import LineFilesConfig
 from edge_runtime.outputs.mqtt_output import MqttConfig

@@ -20,14 +20,15 @@ from diagline import bundle as bundles
 from diagline import record, signing
 from diagline.errors import BundleError, ConfigError
 from edge_runtime import box_config
-from edge_runtime.archive import Archive, Origin
-from edge_runtime.archive_db import Kind
+from edge_runtime.archive.database import Kind
+from edge_runtime.archive.store import Archive, Origin
+from edge_runtime.bench.recorded import recorded_engine
 from edge_runtime.box import Box, Listener
 from edge_runtime.box_config import BoxConfig
 from edge_runtime.camera.frames import Frame
 from edge_runtime.camera.watched import watch
-from edge_runtime.gate import GateEvent
-from edge_runtime.gate_driver import Actuator, GateDriver
+from edge_runtime.gate.driver import Actuator, GateDriver
+from edge_runtime.gate.gate import GateEvent
 from edge_runtime.gpio import GpioOutputs, GpioTrigger
 from edge_runtime.ledger import Decision
 from edge_runtime.loop import Inspector, open_inspector
@@ -38,8 +39,7 @@ from edge_runtime.outputs.spool import Spool, open_spool
 from edge_runtime.plc.coil import CoilActuator
 from edge_runtime.plc.modbus_server import ModbusServer
 from edge_runtime.recent import Recent
-from edge_runtime.recorded import recorded_engine
-from edge_runtime.service import Watchdog
+from edge_runtime.service.watchdog import Watchdog
 from edge_runtime.trigger import Trigger
 
 CLOSE_S = 2.0

@@ -2,7 +2,7 @@
 
 A microcontroller runs TFLite Micro's, which must equal the reference ones bit for bit; a box
 runs XNNPACK's, which round once where those round twice. Leaves out: the box's own engine
-(`edge_runtime/engines.py`), which writes into buffers made once.
+(`edge_runtime/engines/`), which writes into buffers made once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diagline.errors import require
-from edge_runtime.quiet import native_stderr_off
+from edge_runtime.engines.quiet import native_stderr_off
 
 Kernels = Callable[[NDArray[np.int8]], list[NDArray[Any]]]
 """A `(1, height_px, width_px, channels)` int8 picture to the file's outputs, raw, in their order."""

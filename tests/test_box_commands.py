@@ -14,8 +14,11 @@ import pytest
 from tiny_line import Diagline, Line, refused
 
 from diagline import signing
-from edge_runtime import box_config, doctor_machine, install, recorded
-from edge_runtime.archive_read import Reader
+from edge_runtime import box_config
+from edge_runtime.archive.reader import Reader
+from edge_runtime.bench import recorded
+from edge_runtime.doctor import machine as doctor_machine
+from edge_runtime.service import install
 
 
 @pytest.fixture(autouse=True)

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from diagline import files
 from diagline.errors import ConfigError, OutputError
 from diagline.verdict import State, Verdict
-from edge_runtime import archive_images, archive_writer
-from edge_runtime.archive import Archive, Origin
-from edge_runtime.archive_config import ArchiveConfig
-from edge_runtime.archive_db import FILE, Head, Kind, Trail
-from edge_runtime.archive_read import Reader, Row
+from edge_runtime.archive import images as archive_images
+from edge_runtime.archive import writer as archive_writer
+from edge_runtime.archive.config import ArchiveConfig
+from edge_runtime.archive.database import FILE, Head, Kind, Trail
+from edge_runtime.archive.reader import Reader, Row
+from edge_runtime.archive.store import Archive, Origin
 
 WAIT_S = 30.0
 UTC = "2026-03-04T05:06:07.000008+00:00"
@@ -446,9 +447,9 @@ def test_a_config_that_cannot_be_meant_is_refused(wrong: dict[str, Any]) -> None
 CRASH = """
 import os, signal, sys
 from pathlib import Path
-from edge_runtime import archive_writer
-from edge_runtime.archive import Archive
-from edge_runtime.archive_config import ArchiveConfig
+from edge_runtime.archive import writer as archive_writer
+from edge_runtime.archive.store import Archive
+from edge_runtime.archive.config import ArchiveConfig
 from diagline import files
 from diagline.verdict import State
 from test_archive import FAST, noise, verdict
@@ -533,8 +534,8 @@ def test_sigkill_before_any_operation_loses_nothing_acknowledged(tmp_path: Path)
 FLOOD = """
 import sys
 from pathlib import Path
-from edge_runtime.archive import Archive
-from edge_runtime.archive_config import ArchiveConfig
+from edge_runtime.archive.store import Archive
+from edge_runtime.archive.config import ArchiveConfig
 from test_archive import FAST, verdict
 archive = Archive(Path(sys.argv[1]), ArchiveConfig(**FAST))
 number = 0

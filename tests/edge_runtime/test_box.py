@@ -15,7 +15,7 @@ from diagline.errors import BundleError
 from diagline.verdict import State
 from edge_runtime.box import Box, Region
 from edge_runtime.camera import Frame
-from edge_runtime.engines import FakeEngine
+from edge_runtime.engines.engine import FakeEngine
 from edge_runtime.ledger import Decision
 from edge_runtime.loop import Inspector, open_inspector
 from edge_runtime.trigger import Trigger

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from diagline import signing
 from diagline.bundle import Bundle
 from diagline.errors import CameraError, ConfigError
-from edge_runtime import doctor_line, doctor_machine, golden_apart
 from edge_runtime.camera.frames import Frame, stamp
-from edge_runtime.doctor import Finding, Grade, Probe, doubtful, examine, raised, to_json, well, worst, wrong
-from edge_runtime.golden_apart import fault_apart
+from edge_runtime.doctor import line as doctor_line
+from edge_runtime.doctor import machine as doctor_machine
+from edge_runtime.doctor.probes import Finding, Grade, Probe, doubtful, examine, raised, to_json, well, worst, wrong
+from edge_runtime.engines import golden_apart
+from edge_runtime.engines.golden_apart import fault_apart
 
 
 def grades(findings: Iterable[Finding]) -> list[str]:

@@ -18,8 +18,9 @@ from diagline.bundle import Bundle, Format
 from diagline.errors import BundleError, ConfigError, MissingExtraError
 from diagline.preprocess import InputContract
 from diagline.record import cpu_flags
-from edge_runtime import engines
-from edge_runtime.engines import BF16_FLAGS, Engine, engines_of, missing, open_engine, shift_to_i8
+from edge_runtime.engines import engine as engines
+from edge_runtime.engines.choice import BF16_FLAGS, engines_of, missing, open_engine
+from edge_runtime.engines.engine import Engine, shift_to_i8
 from edge_runtime.selftest import self_test
 
 FILE = {"onnx_fp32": "model.fp32.onnx", "onnx_int8": "model.int8.onnx", "tflite_int8": "model.int8.tflite"}
@@ -169,7 +170,7 @@ from pathlib import Path
 bundle, name, engine, *others = sys.argv[1:]
 sys.modules.update(dict.fromkeys(others))  # as if they were not installed
 from diagline import bundle as bundles
-from edge_runtime import bench
+from edge_runtime.bench import measure as bench
 from edge_runtime.camera import open_camera
 from edge_runtime.loop import open_inspector, run
 read = bundles.read(Path(bundle))

@@ -10,10 +10,10 @@ import pytest
 
 from diagline.errors import ConfigError
 from diagline.verdict import State
-from edge_runtime.gate import INBOX_MAX, MS, Did, Gate
-from edge_runtime.gate_config import GateConfig
-from edge_runtime.gate_driver import GateDriver, SimulatedActuator
-from edge_runtime.gate_simulator import Conveyor, Faults, Outcome, Part, verdict
+from edge_runtime.gate.config import GateConfig
+from edge_runtime.gate.driver import GateDriver, SimulatedActuator
+from edge_runtime.gate.gate import INBOX_MAX, MS, Did, Gate
+from edge_runtime.gate.simulator import Conveyor, Faults, Outcome, Part, verdict
 from edge_runtime.trigger import Trigger
 
 DELAY = GateConfig(delay_ms=300, open_ms=30, heartbeat_ms=20, gap_ms=20, step_ms=1)

@@ -17,7 +17,7 @@ import pytest
 
 from diagline.errors import ConfigError, OutputError
 from diagline.verdict import State, Verdict
-from edge_runtime.gate_simulator import verdict
+from edge_runtime.gate.simulator import verdict
 from edge_runtime.plc import registers
 from edge_runtime.plc.coil import CoilActuator, CoilConfig
 from edge_runtime.plc.handshake import Error, Handshake, Result

@@ -15,13 +15,13 @@ from diagline.bundle import Bundle
 from diagline.errors import BundleError, CameraError, ConfigError
 from diagline.verdict import State
 from edge_runtime import box_config
-from edge_runtime.archive_db import Kind
-from edge_runtime.archive_read import Reader
+from edge_runtime.archive.database import Kind
+from edge_runtime.archive.reader import Reader
 from edge_runtime.box_config import BoxConfig, TriggerConfig
 from edge_runtime.camera import Frame
 from edge_runtime.challenge import challenge
-from edge_runtime.gate_config import GateConfig
-from edge_runtime.gate_driver import SimulatedActuator
+from edge_runtime.gate.config import GateConfig
+from edge_runtime.gate.driver import SimulatedActuator
 from edge_runtime.outputs.line_files import LineFilesConfig
 from edge_runtime.plc.modbus_server import ModbusConfig
 from edge_runtime.station import Station

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from diagline.errors import DatasetError
 from diagline.verdict import State
-from edge_runtime.archive_config import ArchiveConfig
+from edge_runtime.archive.config import ArchiveConfig
 
 FOLDER = "images"
 EXACT = ".png"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from diagline.bundle import Format
 from diagline.errors import BundleError, require
 from diagline.preprocess import InputContract
-from edge_runtime.engines import (
+from edge_runtime.engines.engine import (
     LIBRARIES,
     OPENVINO_BF16,
     Tensor,
@@ -28,7 +28,7 @@ from edge_runtime.engines import (
     outputs_of,
     writer,
 )
-from edge_runtime.quiet import native_stderr_off
+from edge_runtime.engines.quiet import native_stderr_off
 
 WEIGHTED = ("Convolution", "FullyConnected", "MatMul")
 PRECISIONS = {"f32": "fp32", "u8": "int8", "i8": "int8"}

@@ -7,7 +7,7 @@
 In WAL mode with synchronous=FULL: what is committed survives SIGKILL and a power cut, and readers
 never stop the writer. Who can write to the file can also write the whole chain anew; that shows
 only against a head that was noted elsewhere (docs/archive.md). Leaves out: reading and
-checking it (`archive_read.py`), queue and thread (`archive.py`), and what a picture is (`archive_images.py`).
+checking it (`reader.py`), queue and thread (`store.py`), and what a picture is (`images.py`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which engine is the fastest on this box: timed once at install, kept beside BOX.toml as BOX.engine.json.
 
-Not in the bundle, which is signed and may run on boxes of several kinds. Leaves out: timing (`bench.py`).
+Not in the bundle, which is signed and may run on boxes of several kinds. Leaves out: timing (`measure.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from diagline import files, record
 from diagline.bundle import Bundle
 from diagline.console import console
-from edge_runtime import bench
+from edge_runtime.bench import measure
 
 PACKAGES = {"onnxruntime": "onnxruntime", "litert": "ai-edge-litert", "openvino": "openvino"}
 """The distribution of each engine that a box runs, as `record.versions` names it."""
@@ -58,8 +58,8 @@ def record_engine(box: Path, bundle: Bundle, threads: int, seconds: float = 3.0)
         BundleError: none passes, or none that the bundle's certificate covers.
         OutputError: the record cannot be written.
     """
-    result = bench.bench(bundle, threads=(threads,), seconds=seconds)
-    row = bench.fastest(bundle, result, threads)
+    result = measure.bench(bundle, threads=(threads,), seconds=seconds)
+    row = measure.fastest(bundle, result, threads)
     found = RecordedEngine(
         row.format, row.engine, threads, row.inference.p50, bundle.sha256, result.machine, result.versions
     )

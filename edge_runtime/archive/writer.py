@@ -2,7 +2,7 @@
 
 A row is committed with its picture's path and hash before the picture is written, so that no picture
 lies there without a row; one that could not be written is told by an event, like one that was
-deleted. Leaves out: the queue and when a round is due (`archive.py`).
+deleted. Leaves out: the queue and when a round is due (`store.py`).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from diagline import files
 from diagline.errors import OutputError
 from diagline.verdict import State
-from edge_runtime import archive_images, retention
-from edge_runtime.archive_config import ArchiveConfig
-from edge_runtime.archive_db import FILE, Kept, Kind, Trail, canonical
+from edge_runtime.archive import images, retention
+from edge_runtime.archive.config import ArchiveConfig
+from edge_runtime.archive.database import FILE, Kept, Kind, Trail, canonical
 
 SHORT = "less than min_free_bytes free"
 RATE_S = 3600.0
@@ -48,7 +48,7 @@ class Item:
     text: str
     frame_bgr: NDArray[np.uint8] | None = None
     frame_bytes: int = 0
-    picture: archive_images.Picture | None = None
+    picture: images.Picture | None = None
     kept: Kept | None = None
 
 
@@ -141,7 +141,7 @@ class Writer:
         cause = SHORT if self._short else None
         if cause is None:
             try:
-                item.picture = archive_images.encode(item.frame_bgr, self._config)
+                item.picture = images.encode(item.frame_bgr, self._config)
             except ValueError as error:
                 cause = f"cannot encode it: {error}"
         item.frame_bgr = None
@@ -175,9 +175,9 @@ class Writer:
             return
         content, seq, suffix = json.loads(item.text), self.trail.next_seq, item.picture.suffix
         part_id, state, taken_utc = content["part_id"], State(content["state"]), content["taken_utc"]
-        path = archive_images.path_of(seq, part_id, state, taken_utc, suffix)
+        path = images.path_of(seq, part_id, state, taken_utc, suffix)
         item.kept = Kept(seq, state, taken_utc, path, len(item.picture.data))
-        image = {"image": path, "image_sha256": item.picture.sha256, "image_exact": suffix == archive_images.EXACT}
+        image = {"image": path, "image_sha256": item.picture.sha256, "image_exact": suffix == images.EXACT}
         self.trail.append(canonical({**content, **image}))
         self.trail.add_image(item.kept)
 

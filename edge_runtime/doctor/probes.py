@@ -2,7 +2,7 @@
 
 A probe looks at one thing and says what it found. It gets a thread of its own and a limit, and one
 that raises or does not come back is a finding like another: wrong, as nothing was shown. Leaves out:
-the probes (`doctor_machine.py`, `doctor_line.py`), and mending anything.
+the probes (`machine.py`, `line.py`), and mending anything.
 """
 
 from __future__ import annotations

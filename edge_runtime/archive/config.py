@@ -1,6 +1,6 @@
 """What the archive keeps, for how long, and how much of it may wait in memory.
 
-The values alone: what they mean for pictures stands in `archive_images.py`, for deleting in `retention.py`.
+The values alone: what they mean for pictures stands in `images.py`, for deleting in `retention.py`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Any
 
 from diagline.errors import OutputError
 from diagline.verdict import State
-from edge_runtime.archive_db import FILE, VERSION, Head, Kind, link
+from edge_runtime.archive.database import FILE, VERSION, Head, Kind, link
 
 
 @dataclass(frozen=True, slots=True)

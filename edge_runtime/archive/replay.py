@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from diagline.bundle import Bundle
 from diagline.errors import DatasetError, DiaglineError
 from diagline.verdict import State, Verdict
-from edge_runtime import archive_images
-from edge_runtime.archive_read import Reader, Row
+from edge_runtime.archive import images
+from edge_runtime.archive.reader import Reader, Row
 from edge_runtime.camera.frames import Frame
 from edge_runtime.loop import open_inspector
 
@@ -77,7 +77,7 @@ def _judge(archive: Reader, row: Row, bundle: Bundle) -> Verdict:
         raise DatasetError(f"no picture was kept: {content['no_image']}")
     if (gone := archive.image_gone(row.seq)) is not None:
         raise DatasetError(f"its picture is gone since {gone.content['at_utc']}: {gone.content['payload']['why']}")
-    image = archive_images.read(archive.folder / content["image"], content["image_sha256"])
+    image = images.read(archive.folder / content["image"], content["image_sha256"])
     inspector = open_inspector(bundle, content["format"], content["threads"], content["engine"])
     return inspector.inspect(Frame(image, 0, content["taken_utc"], time.monotonic_ns(), picture=content["part_id"]))
 

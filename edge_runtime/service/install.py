@@ -2,7 +2,7 @@
 
 Each step says what it does, and does nothing where that is so already; installing twice changes
 nothing. Enabling and starting stay with the integrator, who chooses when the line may stand. Leaves
-out: the unit's text (`unit.py`) and the engine's record (`recorded.py`).
+out: the unit's text (`unit.py`) and the engine's record (`bench/recorded.py`).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from diagline import files, signing
 from diagline.bundle import MANIFEST, Bundle
 from diagline.errors import BundleError, ConfigError, OutputError
 from edge_runtime import box_config
-from edge_runtime import unit as units
+from edge_runtime.bench.recorded import engine_file, record_engine, recorded_engine
 from edge_runtime.box_config import BoxConfig
-from edge_runtime.recorded import engine_file, record_engine, recorded_engine
-from edge_runtime.unit import Unit
+from edge_runtime.service import unit as units
+from edge_runtime.service.unit import Unit
 
 UNITS = Path("/etc/systemd/system")
 RUNNING = Path("/run/systemd/system")  # there where systemd runs the machine (sd_booted(3))

@@ -1,7 +1,7 @@
 """The doctor's look at the line: camera, bundle, engines, broker and PLC.
 
 Every one of them is asked as the box will ask it, and bears a limit. Nothing is written to a PLC or
-published to a broker, and neither is given credentials. Leaves out: the machine (`doctor_machine.py`).
+published to a broker, and neither is given credentials. Leaves out: the machine (`machine.py`).
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from diagline import signing
 from diagline.bundle import Bundle
 from diagline.errors import ConfigError, require
 from edge_runtime import loop
+from edge_runtime.bench.recorded import PACKAGES, recorded_engine
 from edge_runtime.camera import Camera, Frame, open_camera
-from edge_runtime.doctor import Finding, Probe, doubtful, well, wrong
-from edge_runtime.engines import OPENVINO_BF16, missing
-from edge_runtime.golden_apart import fault_apart
-from edge_runtime.recorded import PACKAGES, recorded_engine
+from edge_runtime.doctor.probes import Finding, Probe, doubtful, well, wrong
+from edge_runtime.engines.choice import missing
+from edge_runtime.engines.engine import OPENVINO_BF16
+from edge_runtime.engines.golden_apart import fault_apart
 
 FRAMES, BLACK_LEVEL = 30, 12
 MQTT_PORT, MODBUS_PORT = 1883, 502

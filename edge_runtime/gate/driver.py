@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from edge_runtime.gate import MS, Gate, GateEvent
-from edge_runtime.gate_config import GateConfig
+from edge_runtime.gate.config import GateConfig
+from edge_runtime.gate.gate import MS, Gate, GateEvent
 
 CLOSE_WAIT_S = 1.0
 READS = 3

@@ -1,6 +1,6 @@
 """A benchmark's result as a table: for a terminal of 80 columns, and as cells for a page.
 
-Leaves out: measuring (`bench.py`).
+Leaves out: measuring (`measure.py`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from rich import box
 from rich.table import Table
 
-from edge_runtime.bench import STAGES, BenchResult, Row
+from edge_runtime.bench.measure import STAGES, BenchResult, Row
 
 LIBRARIES = ("onnxruntime", "ai-edge-litert", "openvino")
 HEAD = (

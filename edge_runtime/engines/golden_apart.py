@@ -17,7 +17,7 @@ from diagline.errors import DiaglineError
 from edge_runtime.loop import open_inspector
 
 TIMEOUT_S = 60.0
-COMMAND = (sys.executable, "-m", "edge_runtime.golden_apart")
+COMMAND = (sys.executable, "-m", "edge_runtime.engines.golden_apart")
 
 
 def fault_apart(root: Path, format_name: str, engine: str, timeout_s: float = TIMEOUT_S) -> str | None:

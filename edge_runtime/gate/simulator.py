@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from diagline.verdict import State, Verdict
-from edge_runtime.gate import MS, Did, GateEvent
-from edge_runtime.gate_config import GateConfig
-from edge_runtime.gate_driver import GateDriver, SimulatedActuator
+from edge_runtime.gate.config import GateConfig
+from edge_runtime.gate.driver import GateDriver, SimulatedActuator
+from edge_runtime.gate.gate import MS, Did, GateEvent
 from edge_runtime.trigger import Trigger
 
 Span = tuple[int, int]

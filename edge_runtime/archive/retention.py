@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from diagline.verdict import State
-from edge_runtime.archive_config import ArchiveConfig
-from edge_runtime.archive_db import Kept, Trail
+from edge_runtime.archive.config import ArchiveConfig
+from edge_runtime.archive.database import Kept, Trail
 
 ORDER = (State.PASS, State.NO_DECISION, State.REJECT)
 """Whose pictures go first when the disk is short."""

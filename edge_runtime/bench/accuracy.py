@@ -1,6 +1,6 @@
 """How right each format is on each engine, measured on this machine through that very engine.
 
-Leaves out: how fast (`bench.py`), and intervals or bounds on these figures: those are `diagline
+Leaves out: how fast (`measure.py`), and intervals or bounds on these figures: those are `diagline
 evaluate`'s and `certify`'s.
 """
 
@@ -16,7 +16,7 @@ from diagline.errors import DatasetError
 from diagline.metrics import average_precision, escape_and_overkill
 from diagline.preprocess import preprocess
 from diagline.samples import DEFECT, GOOD, SampleSet
-from edge_runtime.engines import open_engine
+from edge_runtime.engines.choice import open_engine
 
 SPLIT_OF_THEIR_OWN = ("ksdd2", "mvtec", "split_csv", "samples")
 """Layouts that say what is test; of others every picture counts."""

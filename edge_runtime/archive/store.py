@@ -1,9 +1,9 @@
 """The audit trail of a box: every verdict and what bears on it, on disk, behind the loop's back.
 
-`put` and `event` note a row in memory and return; one thread writes (`archive_writer.py`). A slow
+`put` and `event` note a row in memory and return; one thread writes (`writer.py`). A slow
 or dead disk costs frames first, then events, and verdicts last: all counted, and told in the trail
-when the disk is back. Leaves out: what a row looks like on disk (`archive_db.py`), pictures
-(`archive_images.py`), what is deleted when (`retention.py`), reading (`archive_read.py`) and judging a part
+when the disk is back. Leaves out: what a row looks like on disk (`database.py`), pictures
+(`images.py`), what is deleted when (`retention.py`), reading (`reader.py`) and judging a part
 again (`replay.py`).
 """
 
@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diagline.verdict import Verdict
-from edge_runtime import archive_images
-from edge_runtime.archive_config import ArchiveConfig
-from edge_runtime.archive_db import Head, Kind, canonical
-from edge_runtime.archive_writer import Item, Writer
+from edge_runtime.archive import images
+from edge_runtime.archive.config import ArchiveConfig
+from edge_runtime.archive.database import Head, Kind, canonical
+from edge_runtime.archive.writer import Item, Writer
 
 CLOSE_WAIT_S = 10.0
 BATCH_ROWS, BATCH_FRAMES = 500, 4
@@ -127,7 +127,7 @@ class Archive:
         Returns:
             False where the row is lost; `health().lost` says why.
         """
-        why = archive_images.not_kept(verdict.state, verdict.part_id, frame_bgr, self._config)
+        why = images.not_kept(verdict.state, verdict.part_id, frame_bgr, self._config)
         given = asdict(origin) if origin is not None else NO_ORIGIN
         image = {"image": None, "image_sha256": None, "image_exact": None, "no_image": why}
         return self._add(Kind.VERDICT, {**verdict.record(), **given, **image}, None if why else frame_bgr)

@@ -1,7 +1,7 @@
 """The doctor's look at the machine: processor, cores, heat, memory, clock, systemd, groups and disk.
 
 Read from /proc and /sys as Linux gives them; what a machine does not show is said and is no fault.
-`root` stands for `/`. Leaves out: camera, bundle and plant (`doctor_line.py`).
+`root` stands for `/`. Leaves out: camera, bundle and plant (`line.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from edge_runtime.doctor import Finding, Probe, doubtful, well, wrong
+from edge_runtime.doctor.probes import Finding, Probe, doubtful, well, wrong
 
 ROOT = Path("/")
 INT8_FLAGS = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")

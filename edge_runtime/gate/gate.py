@@ -3,7 +3,7 @@
 Parts reach the gate in the order of their triggers, a delay or a distance later. Whatever casts doubt
 on that (an encoder that jumps, runs back or stands still, a clock that jumps, more parts than configured,
 a verdict on a part nobody announced) rejects everything on the way. A pure state machine: time and
-position come in, one command goes out. Leaves out: the thread and the actuator (`gate_driver.py`), and
+position come in, one command goes out. Leaves out: the thread and the actuator (`driver.py`), and
 what cannot be seen from here: an encoder that quietly loses counts.
 """
 
@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from diagline.verdict import Verdict
-from edge_runtime.gate_config import GateConfig
+from edge_runtime.gate.config import GateConfig
 from edge_runtime.trigger import Trigger
 
 MS = 1_000_000

@@ -4,8 +4,8 @@ The golden pictures go through the same `Inspector` and log as frames do, one af
 (closed loop). Percentiles are of every frame, the slowest included; warm-up stands apart.
 ResNet-50 stands beside them in the format and engine it is fastest in. An engine that is not
 installed here, or fails the golden vectors here, is left out, and `BenchResult.skipped` says so.
-Leaves out: frames arriving at line rate (open loop), accuracy (`bench_accuracy.py`) and the
-table (`bench_table.py`).
+Leaves out: frames arriving at line rate (open loop), accuracy (`accuracy.py`) and the
+table (`table.py`).
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from diagline.bundle import Bundle
 from diagline.console import track
 from diagline.errors import BundleError
 from diagline.samples import DEFECT, GOOD, SampleSet
-from edge_runtime import bench_accuracy
-from edge_runtime.bench_accuracy import Accuracy
+from edge_runtime.bench import accuracy
+from edge_runtime.bench.accuracy import Accuracy
 from edge_runtime.camera.frames import Frame, stamp
-from edge_runtime.engines import OPENVINO_BF16, missing
+from edge_runtime.engines.choice import missing
+from edge_runtime.engines.engine import OPENVINO_BF16
 from edge_runtime.loop import Inspector, JsonLog, open_inspector
 
 MIN_FRAMES = 20
@@ -230,7 +231,7 @@ def _row(bundle: Bundle, pair: Pair, threads: int, seconds: float) -> Row:
         precision=inspector.engine.precision,
         threads=threads,
         size_bytes=bundle.path(format_name).stat().st_size,
-        accuracy=bench_accuracy.said(bundle, format_name),
+        accuracy=accuracy.said(bundle, format_name),
         frames=len(stages["whole"]),
         preprocess=Latency.of(stages["preprocess"]),
         inference=Latency.of(stages["inference"]),
@@ -246,7 +247,7 @@ def _scored(read: Sequence[Bundle], rows: Sequence[Row], pictures: SampleSet) ->
     for row in rows:
         key = (row.model, row.format, row.engine)
         if key not in found:
-            found[key] = bench_accuracy.measured(by_model[row.model], row.format, row.engine, row.threads, pictures)
+            found[key] = accuracy.measured(by_model[row.model], row.format, row.engine, row.threads, pictures)
     return [replace(row, accuracy=found[row.model, row.format, row.engine]) for row in rows]
 
 
