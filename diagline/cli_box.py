@@ -63,16 +63,19 @@ def doctor(
     from edge_runtime.doctor import probes as room
     from edge_runtime.service import unit
 
-    root, box, trusted = target, None, list(keys or ())
+    root, box, trusted, of_box = target, None, list(keys or ()), []
     if target is not None and target.suffix == ".toml":
         found, box = box_config.load(target), target
         root, archive = found.bundle, archive or found.folder
         trusted += unit.keys_beside(target)
+        if (encoder := found.encoder) is not None:
+            of_box.append(room.Probe("encoder", lambda: doctor_line.encoder(encoder)))
     findings = room.examine(
         [
             *doctor_machine.probes(archive, gb_per_day),
             room.Probe("serial ports", _serial_ports),
             *doctor_line.probes(root, trusted, allow_unsigned, box, source, broker, plc, timeout_s),
+            *of_box,
         ]
     )
     if as_json:

@@ -13,12 +13,13 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from diagline import bundle as bundles
 from diagline import record, signing
-from diagline.errors import BundleError, ConfigError
+from diagline.errors import BundleError
 from edge_runtime import box_config
 from edge_runtime.archive.database import Kind
 from edge_runtime.archive.store import Archive, Origin
@@ -28,6 +29,7 @@ from edge_runtime.box_config import BoxConfig
 from edge_runtime.camera.frames import Frame
 from edge_runtime.camera.watched import watch
 from edge_runtime.gate.driver import Actuator, GateDriver
+from edge_runtime.gate.encoder import Encoder
 from edge_runtime.gate.gate import GateEvent
 from edge_runtime.gpio import GpioOutputs, GpioTrigger
 from edge_runtime.ledger import Decision
@@ -91,6 +93,7 @@ class Station:
         self._started_ns = time.monotonic_ns()
         self.gate: GateDriver | None = None
         self.modbus: ModbusServer | None = None
+        self._encoder: Encoder | None = None
         self._gpio: GpioOutputs | None = None
         self.spools: list[Spool] = []
         with ExitStack() as undo:
@@ -128,8 +131,7 @@ class Station:
 
     def pull(self, trigger: Trigger, frame: Frame | None = None) -> None:
         """A part stands before the camera; returns at once."""
-        if self.gate is not None:
-            self.gate.gate.expect(trigger)
+        trigger = self._expect(trigger)
         if frame is None:
             self.camera.announce(trigger)
         self.box.pull(trigger, frame)
@@ -201,11 +203,12 @@ class Station:
             undo.callback(self._gpio.close)
         if config.gate is None:
             return
-        if config.gate.by == "encoder":
-            raise ConfigError("gate.by = 'encoder': this diagline reads no encoder yet; expected 'delay'; set it")
+        if config.encoder is not None:
+            self._encoder = Encoder(config.encoder)
         moves = actuator or (CoilActuator(config.coil) if config.coil is not None else self._gpio)
         assert moves is not None  # the config was checked
-        self.gate = GateDriver(config.gate, moves, self._gate_event)
+        read = self._encoder.read if self._encoder is not None else None
+        self.gate = GateDriver(config.gate, moves, self._gate_event, read)
         self.gate.start()
         undo.callback(self.gate.close)
         judge = self.gate.gate.judge
@@ -258,8 +261,16 @@ class Station:
             self.pull(trigger)
 
     def _overrun(self, trigger: Trigger) -> None:
-        if self.gate is not None and self.config.trigger.by == box_config.MODBUS:
+        if self.config.trigger.by == box_config.MODBUS:
+            self._expect(trigger)
+
+    def _expect(self, trigger: Trigger) -> Trigger:
+        """Tell the gate of a part, and where the belt was when it stood before the camera."""
+        if self._encoder is not None:
+            trigger = replace(trigger, position=self._encoder.at(trigger.at_ns))
+        if self.gate is not None:
             self.gate.gate.expect(trigger)
+        return trigger
 
     def _archive(self, decision: Decision) -> None:
         inspector, frame = self.box.inspector, decision.frame

@@ -138,7 +138,8 @@ def _gate(snapshot: Snapshot) -> Light:
         return Light("Gate", OFF, "none")
     if gate.cause is None:
         return Light("Gate", GOOD, gate.state)
-    advice = "Every part is rejected. Mend what it names, then sign in and acknowledge."
+    advice = "Every part is rejected. Mend what it names"
+    advice += ", then sign in and acknowledge." if gate.waits else "; the gate works again when that is over."
     return Light("Gate", BAD, f"{gate.state}: {gate.cause}", advice)
 
 

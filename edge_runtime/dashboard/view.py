@@ -45,10 +45,17 @@ class CameraState:
 
 @dataclass(frozen=True, slots=True)
 class GateState:
-    """The gate: what it does, in a word or two, and why it holds everything back; None where it does not."""
+    """The gate.
+
+    Attributes:
+        state: what it does, in a word or two.
+        cause: why it holds everything back; None where it does not.
+        waits: for somebody to acknowledge a fault.
+    """
 
     state: str
     cause: str | None = None
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)

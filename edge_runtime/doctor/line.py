@@ -29,6 +29,7 @@ from edge_runtime.doctor.probes import Finding, Probe, doubtful, well, wrong
 from edge_runtime.engines.choice import missing
 from edge_runtime.engines.engine import OPENVINO_BF16
 from edge_runtime.engines.golden_apart import fault_apart
+from edge_runtime.gate.encoder import Encoder, EncoderConfig
 
 FRAMES, BLACK_LEVEL = 30, 12
 MQTT_PORT, MODBUS_PORT = 1883, 502
@@ -103,6 +104,16 @@ def engines() -> Iterator[Finding]:
         yield well("engines", said)
     else:
         yield wrong("engines", f"none of {', '.join(absent)} is installed", "pip install 'diagline[edge]'")
+
+
+def encoder(config: EncoderConfig) -> Iterator[Finding]:
+    """Whether the counter answers; whether it moves with the belt is for the integrator to see."""
+    try:
+        Encoder(config)
+    except ConfigError as error:
+        yield wrong("encoder", str(error), "look into /sys/bus/counter/devices, and load the counter's driver")
+        return
+    yield well("encoder", f"{config.count} stands at {config.count.read_text().strip()}")
 
 
 def bundle(

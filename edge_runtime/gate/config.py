@@ -27,6 +27,7 @@ class GateConfig:
         heartbeat_ms: a loop that has not beaten for longer is dead.
         gap_ms: the longest time between two steps; after a longer one everything on the way is rejected.
         parts_max: the most parts between camera and gate.
+        latch: a fault keeps the gate closed until somebody acknowledges it, also when its cause is over.
         step_ms: how often the thread looks.
     """
 
@@ -41,6 +42,7 @@ class GateConfig:
     heartbeat_ms: float = 200.0
     gap_ms: float = 50.0
     parts_max: int = 64
+    latch: bool = False
     step_ms: float = 2.0
 
     def __post_init__(self) -> None:

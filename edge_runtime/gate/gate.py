@@ -19,6 +19,7 @@ from edge_runtime.trigger import Trigger
 
 MS = 1_000_000
 INBOX_MAX = 10_000
+NO_BEAT = "no heartbeat of the loop"
 
 
 class Did(enum.Enum):
@@ -80,7 +81,7 @@ class _Part:
 
 
 class Gate:
-    """The state machine. `expect`, `judge`, `beat` and `fail` may be called from any thread; `step` from one.
+    """The state machine. All but `step` may be called from any thread; `step` from one.
 
     Attributes:
         counts: parts by what the gate did, verdicts that were late, second or unknown, and faults.
@@ -108,6 +109,8 @@ class Gate:
         self._last_start: int | None = None
         self._closed_until: int | None = None
         self._closed_why = ""
+        self._latched: str | None = None
+        self._acknowledged = False
 
     def expect(self, trigger: Trigger) -> None:
         """Announce a part: every trigger, in order, also one that no verdict will follow."""
@@ -125,6 +128,19 @@ class Gate:
         """Show that the loop lives."""
         self._beat_ns = now_ns
 
+    def acknowledge(self) -> str | None:
+        """Let the gate work again after a fault; which one, or None where none waits (`GateConfig.latch`).
+
+        A fault whose cause still stands is there again with the next step.
+        """
+        waits, self._acknowledged = self._latched, True
+        return waits
+
+    @property
+    def waits(self) -> bool:
+        """Whether a fault waits to be acknowledged."""
+        return self._latched is not None
+
     @property
     def on_the_way(self) -> int:
         """Parts between camera and gate."""
@@ -132,6 +148,10 @@ class Gate:
 
     def step(self, now_ns: int, position: int | None = None) -> Command:
         """Move on to `now_ns` (monotonic) and `position` (by encoder; None: it does not answer)."""
+        acknowledged, self._acknowledged = self._acknowledged, False
+        if acknowledged and self._latched is not None:
+            self._latched = None
+            self._note("acknowledged")
         self._advance(now_ns, position)
         self._take_in()
         self._look()
@@ -259,14 +279,18 @@ class Gate:
         if beats != self._beats:
             self._beats = beats
             self.counts["faults"] += not beats
-            self._note("the loop beats" if beats else "no heartbeat of the loop")
+            self._note("the loop beats" if beats else NO_BEAT)
+            if not beats:
+                self._latch(NO_BEAT)
         if self._closed_until is not None and self._place >= self._closed_until:
             self._closed_until = None
             self._note("what was on the way has gone by")
         if not beats:
-            self.fault = "no heartbeat yet" if self._beat_ns is None else "no heartbeat of the loop"
+            self.fault = "no heartbeat yet" if self._beat_ns is None else NO_BEAT
+        elif self._closed_until is not None:
+            self.fault = self._closed_why
         else:
-            self.fault = None if self._closed_until is None else self._closed_why
+            self.fault = None if self._latched is None else f"{self._latched}, not acknowledged"
 
     def _open(self) -> bool:
         """Settle the parts at the gate and those that have gone by; whether it is open until the next step."""
@@ -296,8 +320,13 @@ class Gate:
             part = self._parts.popleft()
             part.close(why)
             self._done(part, part.why)
+        self._latch(why)
         self._closed_until, self._closed_why = self._place + self._offset + self._width, why
         self._doubted_ns, self._last_start = self._now or 0, None
+
+    def _latch(self, why: str) -> None:
+        if self.config.latch and self._latched is None:
+            self._latched = why
 
     def _done(self, part: _Part, why: str) -> None:
         self._gone.append((part.part_id, part.passes is not None))

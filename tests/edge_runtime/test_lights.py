@@ -68,6 +68,12 @@ def test_a_piece_that_fails_has_the_one_red_light_says_why_and_what_to_do(
     assert bad.name == name and words in bad.words and bad.advice.endswith(".")
 
 
+def test_a_person_is_sent_to_acknowledge_where_that_is_what_the_gate_waits_for_alone() -> None:
+    for waits in (True, False):
+        (bad,) = [one for one in lights.lights(example(gate=GateState("held", "x", waits))) if one.state == lights.BAD]
+        assert ("acknowledge" in bad.advice) is waits
+
+
 def test_what_comes_soon_is_amber_and_what_a_box_lacks_is_off() -> None:
     soon = example(archive=ArchiveState(3.0), camera=CameraState("starting"), outputs=(OutputState("plc", None),))
     assert [light.state for light in lights.lights(soon)] == ["wait", "good", "good", "wait", "wait"]
