@@ -45,6 +45,7 @@ from edge_runtime.service.watchdog import Watchdog
 from edge_runtime.trigger import Trigger
 
 CLOSE_S = 2.0
+FLUSH_S = 1.0
 LAMPS_S = 0.25  # how often PLC and lamps are told whether the box is well
 
 
@@ -107,6 +108,7 @@ class Station:
         self.archive = Archive(config.folder / "archive", config.archive, facts)
         undo.callback(self.archive.close)
         self._note_self_test(inspector)
+        self.archive.flush(FLUSH_S)  # the trail knows of a run before anyone hears of its verdicts
         listeners: dict[str, Listener] = {}
         self._open_gate(undo, listeners, actuator)
         if config.modbus is not None:
