@@ -1,4 +1,4 @@
-"""A whole box, as `diagline serve` runs it, killed at any moment: what it had committed is there, and it starts again."""
+"""A whole box, as `diagline serve` runs it, killed at any moment: what it had committed is there, and it goes on."""
 
 from __future__ import annotations
 
