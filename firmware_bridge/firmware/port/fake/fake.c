@@ -90,7 +90,7 @@ static int flash_erase(void *context, uint32_t address)
     for (uint32_t i = 0; i < FLASH_SECTOR_BYTES; i++) {
         uint8_t *byte = self->flash + address + i;
         if (cut && self->cut_mode == CUT_BIT) {
-            *byte |= i == bit / 8 ? (uint8_t) ~(1u << bit % 8) : 0xFF;
+            *byte = (uint8_t)(*byte | (i == bit / 8 ? ~(1u << bit % 8) : 0xFFu));
         } else if (!cut || (self->cut_mode == CUT_HALF && i < FLASH_SECTOR_BYTES / 2)) {
             *byte = 0xFF;
         } else if (self->cut_mode == CUT_RANDOM) {
