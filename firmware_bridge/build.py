@@ -71,3 +71,15 @@ def program(name: str, sources: Sequence[str], flags: Sequence[str] = ("-O2",), 
             raise FlashError(f"{cc} does not compile {name} (expected C11, GCC 9 or clang 9 and newer):\n{tail}")
         os.replace(made, target)
     return target
+
+
+def host_port() -> Path:
+    """The device as a process of this machine: `device_host FLASH_FILE [ARENA_BYTES]`, see port/host/port.c.
+
+    Raises:
+        FlashError: as `program`.
+    """
+    core = sorted(path.name for path in FIRMWARE.glob("*.c"))
+    if "rowstream.c" not in core:
+        core.append("port/fake/engine_stub.c")  # until the engine is here
+    return program("device_host", [*core, "port/host/port.c"])
