@@ -100,6 +100,14 @@ static bool attempt(int image, uint32_t cut_at, fake_cut mode, uint32_t steps, b
     }
     host_boot(&link_);
     *in_force = host_run(&host, &link_, steps);
+    if (*in_force) { /* what the host was told must hold after the next power-up too */
+        host_boot(&link_);
+        const device *device = &link_.device;
+        if (!device_confirmed(device) ||
+            memcmp(device_model(device)->digest, images[image].digest, RS_DIGEST_BYTES) != 0) {
+            violation("a confirmed model was not in force after the next boot");
+        }
+    }
     return true;
 }
 
