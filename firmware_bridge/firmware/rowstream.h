@@ -39,14 +39,15 @@ typedef struct {
     uint32_t ram_bytes;           /* arena and net: all but stack */
     uint32_t model_version;       /* of the model, for refusing a downgrade */
     uint32_t macs;                /* multiply-accumulates of one picture */
-    float output_scale;           /* logit = scale * (logit_i8 - zero point) */
+    float output_scale;           /* logit = output_scale * (logit_i8 - output_zero_point) */
+    float heat_scale;             /* of a cell of the heat map, likewise */
     uint16_t width_px, height_px; /* 1 .. 4096 */
     uint16_t heat_rows, heat_columns; /* 0: no heat map */
     uint16_t golden_count;        /* pictures of the self-test */
     uint8_t channels;             /* 1 .. 4 */
     uint8_t outputs;              /* 1 .. RS_MAX_OUTPUTS values of rs_finish */
     uint8_t judged;               /* which of them is the logit that the threshold judges */
-    int8_t output_zero_point;
+    int8_t output_zero_point, heat_zero_point;
     int8_t threshold;             /* REJECT where the judged logit_i8 >= threshold */
 } rs_info;
 
@@ -54,8 +55,8 @@ typedef struct {
 typedef struct {
     const uint8_t *image;
     uint8_t *arena;
-    uint32_t rows; /* pushed since rs_begin */
-    uint32_t state;
+    uint32_t scratch, column; /* offsets in the arena */
+    uint32_t begun;
 } rs_net;
 
 /* Check structure, every offset, length and shape, and the SHA-256, and say what the image is.
