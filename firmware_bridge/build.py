@@ -19,6 +19,8 @@ from diagline.errors import FlashError
 
 FIRMWARE = Path(__file__).resolve().parent / "firmware"
 STRICT = ("-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror")
+SMALL = ("-DFLASH_SECTOR_BYTES=512u", "-DFLASH_SLOT_SECTORS=4u")
+"""Slots of 2 KiB, so that every moment of an update can be tried."""
 
 
 def cache_folder() -> Path:
@@ -80,6 +82,14 @@ def host_port() -> Path:
         FlashError: as `program`.
     """
     core = sorted(path.name for path in FIRMWARE.glob("*.c"))
-    if "rowstream.c" not in core:
-        core.append("port/fake/engine_stub.c")  # until the engine is here
     return program("device_host", [*core, "port/host/port.c"])
+
+
+def fault_campaigns(flags: Sequence[str] = ("-O2",)) -> Path:
+    """The fault campaigns on a device of memory, with small flash: `faults CAMPAIGN OLD NEW ...`, see faults.c there.
+
+    Raises:
+        FlashError: as `program`.
+    """
+    core = sorted(path.name for path in FIRMWARE.glob("*.c") if path.name != "main.c")
+    return program("faults", [*core, *(f"port/fake/{name}.c" for name in ("fake", "host", "faults"))], (*flags, *SMALL))

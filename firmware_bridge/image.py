@@ -224,7 +224,9 @@ def aligned(size: int, to: int = 4) -> int:
     return -(-size // to) * to
 
 
-def assemble(header: Header, steps: Sequence[Step], tensors: bytes, golden: Sequence[Golden], key: bytes = b"") -> bytes:
+def assemble(
+    header: Header, steps: Sequence[Step], tensors: bytes, golden: Sequence[Golden], key: bytes = b""
+) -> bytes:
     """The image of a network.
 
     Args:

@@ -20,8 +20,7 @@ typedef struct {
 } item;
 
 /* The head of an item, and the bytes of a string; what a map or array holds follows. */
-static bool read_item(reader *in, item *item)
-{
+static bool read_item(reader *in, item *item) {
     if (in->at >= in->end) {
         return false;
     }
@@ -57,14 +56,12 @@ static bool read_item(reader *in, item *item)
     return true;
 }
 
-static bool is_break(const item *item)
-{
+static bool is_break(const item *item) {
     return item->major == SIMPLE && item->info == INDEFINITE;
 }
 
 /* What an item holds: nothing for most, `left[depth]` items for maps and arrays. */
-static bool skip_rest(reader *in, const item *first)
-{
+static bool skip_rest(reader *in, const item *first) {
     uint64_t left[CBOR_DEPTH];
     int depth = -1;
     item item = *first;
@@ -102,15 +99,13 @@ static bool skip_rest(reader *in, const item *first)
     }
 }
 
-bool cbor_is_map(const cbor_map *map)
-{
+bool cbor_is_map(const cbor_map *map) {
     reader in = {map->data, map->data + map->bytes};
     item item;
     return read_item(&in, &item) && item.major == MAP && skip_rest(&in, &item) && in.at == in.end;
 }
 
-static bool find(const cbor_map *map, const char *key, item *value)
-{
+static bool find(const cbor_map *map, const char *key, item *value) {
     reader in = {map->data, map->data + map->bytes};
     item outer, name;
     if (!read_item(&in, &outer) || outer.major != MAP) {
@@ -131,8 +126,7 @@ static bool find(const cbor_map *map, const char *key, item *value)
     return false;
 }
 
-int cbor_u32(const cbor_map *map, const char *key, uint32_t *value)
-{
+int cbor_u32(const cbor_map *map, const char *key, uint32_t *value) {
     item item;
     if (!find(map, key, &item)) {
         return 0;
@@ -144,8 +138,7 @@ int cbor_u32(const cbor_map *map, const char *key, uint32_t *value)
     return 1;
 }
 
-int cbor_bool(const cbor_map *map, const char *key, bool *value)
-{
+int cbor_bool(const cbor_map *map, const char *key, bool *value) {
     item item;
     if (!find(map, key, &item)) {
         return 0;
@@ -157,8 +150,7 @@ int cbor_bool(const cbor_map *map, const char *key, bool *value)
     return 1;
 }
 
-static int find_string(const cbor_map *map, const char *key, uint8_t major, const uint8_t **data, size_t *bytes)
-{
+static int find_string(const cbor_map *map, const char *key, uint8_t major, const uint8_t **data, size_t *bytes) {
     item item;
     if (!find(map, key, &item)) {
         return 0;
@@ -171,18 +163,15 @@ static int find_string(const cbor_map *map, const char *key, uint8_t major, cons
     return 1;
 }
 
-int cbor_bytes(const cbor_map *map, const char *key, const uint8_t **data, size_t *bytes)
-{
+int cbor_bytes(const cbor_map *map, const char *key, const uint8_t **data, size_t *bytes) {
     return find_string(map, key, BYTES, data, bytes);
 }
 
-int cbor_text(const cbor_map *map, const char *key, const uint8_t **data, size_t *bytes)
-{
+int cbor_text(const cbor_map *map, const char *key, const uint8_t **data, size_t *bytes) {
     return find_string(map, key, TEXT, data, bytes);
 }
 
-static void put(cbor_writer *writer, const uint8_t *data, size_t bytes)
-{
+static void put(cbor_writer *writer, const uint8_t *data, size_t bytes) {
     if (writer->overflow || bytes > writer->capacity - writer->bytes) {
         writer->overflow = true;
         return;
@@ -191,8 +180,7 @@ static void put(cbor_writer *writer, const uint8_t *data, size_t bytes)
     writer->bytes += bytes;
 }
 
-static void put_head(cbor_writer *writer, uint8_t major, uint64_t argument)
-{
+static void put_head(cbor_writer *writer, uint8_t major, uint64_t argument) {
     uint8_t head[9];
     size_t bytes = argument < 24            ? 0
                    : argument <= UINT8_MAX  ? 1
@@ -207,50 +195,41 @@ static void put_head(cbor_writer *writer, uint8_t major, uint64_t argument)
     put(writer, head, 1 + bytes);
 }
 
-static void put_byte(cbor_writer *writer, uint8_t byte)
-{
+static void put_byte(cbor_writer *writer, uint8_t byte) {
     put(writer, &byte, 1);
 }
 
-void cbor_open_map(cbor_writer *writer)
-{
+void cbor_open_map(cbor_writer *writer) {
     put_byte(writer, MAP << 5 | INDEFINITE);
 }
 
-void cbor_open_array(cbor_writer *writer)
-{
+void cbor_open_array(cbor_writer *writer) {
     put_byte(writer, ARRAY << 5 | INDEFINITE);
 }
 
-void cbor_close(cbor_writer *writer)
-{
+void cbor_close(cbor_writer *writer) {
     put_byte(writer, BREAK);
 }
 
-void cbor_put_key(cbor_writer *writer, const char *key)
-{
+void cbor_put_key(cbor_writer *writer, const char *key) {
     cbor_put_text(writer, key);
 }
 
-void cbor_put_text(cbor_writer *writer, const char *text)
-{
+void cbor_put_text(cbor_writer *writer, const char *text) {
     cbor_put_string(writer, (const uint8_t *)text, strlen(text));
 }
 
-void cbor_put_string(cbor_writer *writer, const uint8_t *text, size_t bytes)
-{
+void cbor_put_string(cbor_writer *writer, const uint8_t *text, size_t bytes) {
     put_head(writer, TEXT, bytes);
     put(writer, text, bytes);
 }
 
-void cbor_put_bytes(cbor_writer *writer, const uint8_t *data, size_t bytes)
-{
+void cbor_put_bytes(cbor_writer *writer, const uint8_t *data, size_t bytes) {
     put_head(writer, BYTES, bytes);
     put(writer, data, bytes);
 }
 
-void cbor_put_int(cbor_writer *writer, int64_t value)
-{
+void cbor_put_int(cbor_writer *writer, int64_t value) {
     if (value >= 0) {
         put_head(writer, UINT, (uint64_t)value);
     } else {
@@ -258,7 +237,6 @@ void cbor_put_int(cbor_writer *writer, int64_t value)
     }
 }
 
-void cbor_put_bool(cbor_writer *writer, bool value)
-{
+void cbor_put_bool(cbor_writer *writer, bool value) {
     put_byte(writer, (uint8_t)(SIMPLE << 5 | (value ? TRUE : FALSE)));
 }

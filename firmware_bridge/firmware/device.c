@@ -4,32 +4,28 @@
 #include <string.h>
 
 #include "flash_map.h"
+#include "format.h"
 #include "smp.h"
 
-static const uint8_t *slot_image(const device *device, uint8_t slot)
-{
+static const uint8_t *slot_image(const device *device, uint8_t slot) {
     return device->hal->flash + flash_slot(slot);
 }
 
-const rs_info *device_model(const device *device)
-{
+const rs_info *device_model(const device *device) {
     return device->running <= 1 ? &device->models[device->running] : NULL;
 }
 
-bool device_confirmed(const device *device)
-{
+bool device_confirmed(const device *device) {
     return device->running <= 1 && device->running == device->slots.state.active;
 }
 
-void device_close_gate(device *device)
-{
+void device_close_gate(device *device) {
     device->gate_open = false;
     device->hal->set_gate(device->hal->context, false);
 }
 
 /* Whether this device can run such a model at all. */
-static device_accept fits(const device *device, const rs_info *info)
-{
+static device_accept fits(const device *device, const rs_info *info) {
     const params *params = &device->params;
     if (info->image_bytes > FLASH_SLOT_BYTES) {
         return ACCEPT_TOO_LARGE;
@@ -45,15 +41,13 @@ static device_accept fits(const device *device, const rs_info *info)
     return ACCEPT_OK;
 }
 
-static bool is_older(const device *device, const rs_info *info)
-{
+static bool is_older(const device *device, const rs_info *info) {
     uint8_t active = device->slots.state.active;
     return active <= 1 && device->accepted[active] && info->model_version < device->models[active].model_version;
 }
 
 /* Checks an image in flash from its first byte to its last. */
-static device_accept accept_slot(device *device, uint8_t slot)
-{
+static device_accept accept_slot(device *device, uint8_t slot) {
     const params *params = &device->params;
     const uint8_t *image = slot_image(device, slot);
     rs_info *info = &device->models[slot];
@@ -74,21 +68,34 @@ static device_accept accept_slot(device *device, uint8_t slot)
     return fit;
 }
 
-device_accept device_accept_header(const device *device, const uint8_t *start, size_t bytes, uint32_t announced)
-{
+device_accept device_accept_header(const device *device, const uint8_t *start, size_t bytes, uint32_t announced) {
     if (device->params.damaged) {
         return ACCEPT_LOCKED;
     }
     if (announced > FLASH_SLOT_BYTES) {
         return ACCEPT_TOO_LARGE;
     }
-    (void)start;
-    (void)bytes;
-    return ACCEPT_OK;
+    rs_header header;
+    if (bytes < sizeof header) {
+        return ACCEPT_SHORT;
+    }
+    memcpy(&header, start, sizeof header);
+    if (header.magic != RS_MAGIC || header.version != RS_VERSION || header.image_bytes != announced) {
+        return ACCEPT_STRUCTURE;
+    }
+    const rs_info info = {
+        .image_bytes = header.image_bytes,
+        .arena_bytes = header.arena_bytes,
+        .model_version = header.model_version,
+        .width_px = header.width_px,
+        .height_px = header.height_px,
+        .channels = header.channels,
+    };
+    device_accept accept = fits(device, &info);
+    return accept == ACCEPT_OK && is_older(device, &info) ? ACCEPT_DOWNGRADE : accept;
 }
 
-device_accept device_accept_spare(device *device)
-{
+device_accept device_accept_spare(device *device) {
     uint8_t slot = slots_spare_slot(&device->slots);
     device_accept accept = accept_slot(device, slot);
     if (accept == ACCEPT_OK && device->models[slot].image_bytes != device->slots.state.upload_bytes) {
@@ -101,19 +108,16 @@ device_accept device_accept_spare(device *device)
     return accept;
 }
 
-bool device_selftest(device *device)
-{
+bool device_selftest(device *device) {
     device_close_gate(device);
     device->picture.begun = false;
     device->picture.finished = false;
     device->golden_passed = 0;
-    device->trusted = device->running <= 1 && device_model(device)->golden_count > 0 &&
-                      rs_selftest(&device->net, device->rx, &device->golden_passed) == RS_OK;
+    device->trusted = device->running <= 1 && rs_selftest(&device->net, device->rx, &device->golden_passed) == RS_OK;
     return device->trusted;
 }
 
-static void run_slot(device *device, uint8_t slot)
-{
+static void run_slot(device *device, uint8_t slot) {
     device->running = SLOT_NONE;
     if (slot <= 1 && device->accepted[slot] &&
         rs_open(&device->net, slot_image(device, slot), device->models[slot].image_bytes, device->hal->arena,
@@ -123,8 +127,7 @@ static void run_slot(device *device, uint8_t slot)
     device_selftest(device);
 }
 
-static void choose_model(device *device)
-{
+static void choose_model(device *device) {
     slots *slots = &device->slots;
     slots_stage stage = (slots_stage)slots->state.stage;
     bool permanent = slots->state.permanent != 0;
@@ -152,8 +155,7 @@ static void choose_model(device *device)
     }
 }
 
-void device_boot(device *device, const hal *hal)
-{
+void device_boot(device *device, const hal *hal) {
     memset(device, 0, sizeof *device);
     device->hal = hal;
     device_close_gate(device);
@@ -164,8 +166,7 @@ void device_boot(device *device, const hal *hal)
     perf_greet(device);
 }
 
-slots_status device_confirm(device *device)
-{
+slots_status device_confirm(device *device) {
     if (device_confirmed(device)) {
         return SLOTS_OK;
     }
@@ -175,8 +176,7 @@ slots_status device_confirm(device *device)
     return slots_confirm(&device->slots);
 }
 
-bool device_begin(device *device, uint32_t picture)
-{
+bool device_begin(device *device, uint32_t picture) {
     device_close_gate(device);
     memset(&device->picture, 0, sizeof device->picture);
     device->picture.picture = picture;
@@ -184,8 +184,7 @@ bool device_begin(device *device, uint32_t picture)
     return device->picture.begun;
 }
 
-bool device_push(device *device, const uint8_t *row)
-{
+bool device_push(device *device, const uint8_t *row) {
     device_picture *picture = &device->picture;
     device_close_gate(device);
     uint64_t start = device->hal->micros(device->hal->context);
@@ -198,8 +197,7 @@ bool device_push(device *device, const uint8_t *row)
     return true;
 }
 
-static void judge(device *device)
-{
+static void judge(device *device) {
     device_picture *picture = &device->picture;
     const rs_info *model = device_model(device);
     if (!device->trusted) {
@@ -216,8 +214,7 @@ static void judge(device *device)
     }
 }
 
-bool device_finish(device *device)
-{
+bool device_finish(device *device) {
     device_picture *picture = &device->picture;
     if (picture->finished) {
         return true; /* the reply was lost and is asked for again: nothing changes */
@@ -233,21 +230,20 @@ bool device_finish(device *device)
     return true;
 }
 
-void device_poll(device *device)
-{
+void device_poll(device *device) {
     const hal *hal = device->hal;
     uint8_t bytes[64];
     size_t count = hal->uart_read(hal->context, bytes, sizeof bytes);
     for (size_t i = 0; i < count; i++) {
         switch (frame_take(&device->frame, bytes[i])) {
-        case FRAME_MESSAGE:
-            smp_answer(device, device->rx + 2, frame_message_bytes(&device->frame));
-            break;
-        case FRAME_TEXT:
-            perf_take(device, bytes[i]);
-            break;
-        case FRAME_NONE:
-            break;
+            case FRAME_MESSAGE:
+                smp_answer(device, device->rx + 2, frame_message_bytes(&device->frame));
+                break;
+            case FRAME_TEXT:
+                perf_take(device, bytes[i]);
+                break;
+            case FRAME_NONE:
+                break;
         }
     }
     if (device->gate_open && hal->micros(hal->context) >= device->gate_until_us) {

@@ -24,8 +24,7 @@
 #define FLASH_SLOTS (4u * FLASH_SECTOR_BYTES)
 #define FLASH_BYTES (FLASH_SLOTS + 2u * FLASH_SLOT_BYTES)
 
-static inline uint32_t flash_slot(uint8_t slot)
-{
+static inline uint32_t flash_slot(uint8_t slot) {
     return FLASH_SLOTS + slot * FLASH_SLOT_BYTES;
 }
 

@@ -12,8 +12,7 @@ enum {
     LINE_BYTES = 90, /* decoded: 2 + 120 characters + newline on the wire */
 };
 
-uint16_t frame_crc16(uint16_t crc, const uint8_t *data, size_t bytes)
-{
+uint16_t frame_crc16(uint16_t crc, const uint8_t *data, size_t bytes) {
     uint32_t wide = crc;
     for (size_t i = 0; i < bytes; i++) {
         wide ^= (uint32_t)data[i] << 8;
@@ -24,30 +23,25 @@ uint16_t frame_crc16(uint16_t crc, const uint8_t *data, size_t bytes)
     return (uint16_t)wide;
 }
 
-void frame_init(frame_reader *reader, uint8_t *buffer, size_t capacity)
-{
+void frame_init(frame_reader *reader, uint8_t *buffer, size_t capacity) {
     *reader = (frame_reader){.buffer = buffer, .capacity = capacity, .state = TEXT};
 }
 
-static size_t announced(const frame_reader *reader)
-{
+static size_t announced(const frame_reader *reader) {
     return (size_t)reader->buffer[0] << 8 | reader->buffer[1];
 }
 
-size_t frame_message_bytes(const frame_reader *reader)
-{
+size_t frame_message_bytes(const frame_reader *reader) {
     return announced(reader) - CRC_BYTES;
 }
 
-static void drop(frame_reader *reader)
-{
+static void drop(frame_reader *reader) {
     reader->dropped += reader->open;
     reader->open = false;
     reader->state = SKIP;
 }
 
-static int base64_value(uint8_t character)
-{
+static int base64_value(uint8_t character) {
     if (character >= 'A' && character <= 'Z') {
         return character - 'A';
     }
@@ -60,8 +54,7 @@ static int base64_value(uint8_t character)
     return character == '+' ? 62 : character == '/' ? 63 : -1;
 }
 
-static void take_character(frame_reader *reader, uint8_t character)
-{
+static void take_character(frame_reader *reader, uint8_t character) {
     int value = base64_value(character);
     if (character == '=' && reader->characters >= 2) {
         reader->padding++;
@@ -86,8 +79,7 @@ static void take_character(frame_reader *reader, uint8_t character)
     reader->bits = 0;
 }
 
-static frame_event end_line(frame_reader *reader)
-{
+static frame_event end_line(frame_reader *reader) {
     reader->state = TEXT;
     if (reader->characters != 0 || reader->bytes < LENGTH_BYTES) {
         drop(reader);
@@ -108,51 +100,49 @@ static frame_event end_line(frame_reader *reader)
     return FRAME_MESSAGE;
 }
 
-static void begin_line(frame_reader *reader)
-{
+static void begin_line(frame_reader *reader) {
     reader->state = DATA;
     reader->characters = 0;
     reader->padding = 0;
     reader->bits = 0;
 }
 
-frame_event frame_take(frame_reader *reader, uint8_t byte)
-{
+frame_event frame_take(frame_reader *reader, uint8_t byte) {
     if (byte == START_1 || byte == CONTINUE_1) { /* in no base64 and no text: a line begins, whatever was before */
         reader->state = byte == START_1 ? START : CONTINUE;
         return FRAME_NONE;
     }
     switch (reader->state) {
-    case START:
-        if (byte != START_2) {
-            reader->state = SKIP;
+        case START:
+            if (byte != START_2) {
+                reader->state = SKIP;
+                return FRAME_NONE;
+            }
+            reader->dropped += reader->open;
+            reader->open = true;
+            reader->bytes = 0;
+            begin_line(reader);
             return FRAME_NONE;
-        }
-        reader->dropped += reader->open;
-        reader->open = true;
-        reader->bytes = 0;
-        begin_line(reader);
-        return FRAME_NONE;
-    case CONTINUE:
-        if (byte != CONTINUE_2 || !reader->open) {
-            drop(reader);
+        case CONTINUE:
+            if (byte != CONTINUE_2 || !reader->open) {
+                drop(reader);
+                return FRAME_NONE;
+            }
+            begin_line(reader);
             return FRAME_NONE;
-        }
-        begin_line(reader);
-        return FRAME_NONE;
-    case DATA:
-        if (byte == '\n') {
-            return end_line(reader);
-        }
-        if (byte != '\r') {
-            take_character(reader, byte);
-        }
-        return FRAME_NONE;
-    case SKIP:
-        reader->state = byte == '\n' ? TEXT : SKIP;
-        return FRAME_NONE;
-    default:
-        return FRAME_TEXT;
+        case DATA:
+            if (byte == '\n') {
+                return end_line(reader);
+            }
+            if (byte != '\r') {
+                take_character(reader, byte);
+            }
+            return FRAME_NONE;
+        case SKIP:
+            reader->state = byte == '\n' ? TEXT : SKIP;
+            return FRAME_NONE;
+        default:
+            return FRAME_TEXT;
     }
 }
 
@@ -164,8 +154,7 @@ typedef struct {
     size_t pending; /* bytes in `bits` */
 } sender;
 
-static void end_sent_line(sender *out)
-{
+static void end_sent_line(sender *out) {
     out->line[out->characters] = '\n';
     out->hal->uart_write(out->hal->context, out->line, out->characters + 1);
     out->line[0] = CONTINUE_1;
@@ -173,8 +162,7 @@ static void end_sent_line(sender *out)
     out->characters = 2;
 }
 
-static void send_group(sender *out)
-{
+static void send_group(sender *out) {
     static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     if (out->characters == sizeof out->line - 1) {
         end_sent_line(out);
@@ -187,8 +175,7 @@ static void send_group(sender *out)
     out->pending = 0;
 }
 
-static void send_bytes(sender *out, const uint8_t *data, size_t bytes)
-{
+static void send_bytes(sender *out, const uint8_t *data, size_t bytes) {
     for (size_t i = 0; i < bytes; i++) {
         out->bits = out->bits << 8 | data[i];
         if (++out->pending == 3) {
@@ -197,8 +184,7 @@ static void send_bytes(sender *out, const uint8_t *data, size_t bytes)
     }
 }
 
-void frame_send(const hal *hal, const uint8_t *message, size_t bytes)
-{
+void frame_send(const hal *hal, const uint8_t *message, size_t bytes) {
     size_t length = bytes + CRC_BYTES;
     uint16_t crc = frame_crc16(0, message, bytes);
     uint8_t head[LENGTH_BYTES] = {(uint8_t)(length >> 8), (uint8_t)length};

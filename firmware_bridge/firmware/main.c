@@ -2,8 +2,7 @@
 #include "device.h"
 #include "port.h"
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     static device line_device; /* the one context */
     const hal *hal = port_hal(argc, argv);
     device_boot(&line_device, hal);

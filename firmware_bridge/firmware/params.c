@@ -10,13 +10,11 @@
 #include "flash_map.h"
 #include "image.h"
 
-static uint16_t get_u16(const uint8_t *at)
-{
+static uint16_t get_u16(const uint8_t *at) {
     return (uint16_t)(at[0] | at[1] << 8);
 }
 
-static bool is_blank(const uint8_t *data, size_t bytes)
-{
+static bool is_blank(const uint8_t *data, size_t bytes) {
     for (size_t i = 0; i < bytes; i++) {
         if (data[i] != 0xFF) {
             return false;
@@ -25,8 +23,7 @@ static bool is_blank(const uint8_t *data, size_t bytes)
     return true;
 }
 
-void params_read(params *params, const hal *hal)
-{
+void params_read(params *params, const hal *hal) {
     uint8_t raw[PARAMS_BYTES];
     memset(params, 0, sizeof *params);
     if (hal->flash_read(hal->context, FLASH_PARAMS, raw, sizeof raw) != 0) {

@@ -8,18 +8,15 @@
 
 enum { MAX_COUNT = 1000000000 };
 
-static void say(const device *device, const char *text)
-{
+static void say(const device *device, const char *text) {
     device->hal->uart_write(device->hal->context, (const uint8_t *)text, strlen(text));
 }
 
-static void say_bytes(const device *device, const char *text, size_t bytes)
-{
+static void say_bytes(const device *device, const char *text, size_t bytes) {
     device->hal->uart_write(device->hal->context, (const uint8_t *)text, bytes);
 }
 
-static void say_number(const device *device, uint64_t value, size_t least_digits)
-{
+static void say_number(const device *device, uint64_t value, size_t least_digits) {
     char digits[20];
     size_t count = 0;
     do {
@@ -29,22 +26,19 @@ static void say_number(const device *device, uint64_t value, size_t least_digits
     say_bytes(device, digits + sizeof digits - count, count);
 }
 
-static void say_line(const device *device, const char *before, uint64_t value, const char *after)
-{
+static void say_line(const device *device, const char *before, uint64_t value, const char *after) {
     say(device, before);
     say_number(device, value, 1);
     say(device, after);
     say(device, "\r\n");
 }
 
-static void say_timestamp(const device *device)
-{
+static void say_timestamp(const device *device) {
     say_line(device, "m-lap-us-", device->hal->micros(device->hal->context), "");
 }
 
 /* The logit that is judged, in real units with three decimals. */
-static void say_results(const device *device)
-{
+static void say_results(const device *device) {
     const rs_info *model = device_model(device);
     float logit = model->output_scale * (float)(device->picture.outputs[model->judged] - model->output_zero_point);
     float size = (logit < 0 ? -logit : logit) * 1000.0f + 0.5f;
@@ -57,8 +51,7 @@ static void say_results(const device *device)
 }
 
 /* The next word of the command, ended by a zero byte; NULL at the end. */
-static char *next_word(char **rest)
-{
+static char *next_word(char **rest) {
     char *start = *rest;
     while (*start == ' ') {
         start++;
@@ -75,8 +68,7 @@ static char *next_word(char **rest)
     return start;
 }
 
-static bool parse_count(const char *word, uint32_t *value)
-{
+static bool parse_count(const char *word, uint32_t *value) {
     uint32_t number = 0;
     if (word == NULL || *word == 0) {
         return false;
@@ -91,8 +83,7 @@ static bool parse_count(const char *word, uint32_t *value)
     return true;
 }
 
-static int hex_value(char digit)
-{
+static int hex_value(char digit) {
     if (digit >= '0' && digit <= '9') {
         return digit - '0';
     }
@@ -102,14 +93,12 @@ static int hex_value(char digit)
     return digit >= 'A' && digit <= 'F' ? digit - 'A' + 10 : -1;
 }
 
-static uint32_t picture_bytes(const device *device)
-{
+static uint32_t picture_bytes(const device *device) {
     const rs_info *model = device_model(device);
     return model == NULL ? 0 : (uint32_t)model->width_px * model->height_px * model->channels;
 }
 
-static void load_begin(device *device, uint32_t bytes)
-{
+static void load_begin(device *device, uint32_t bytes) {
     device->perf.expected = 0;
     device->perf.loaded = 0;
     if (bytes == 0 || device->hal->frame == NULL || bytes > device->hal->frame_bytes) {
@@ -121,8 +110,7 @@ static void load_begin(device *device, uint32_t bytes)
     say_line(device, "m-[Expecting ", bytes, " bytes]");
 }
 
-static void load_hex(device *device, const char *digits)
-{
+static void load_hex(device *device, const char *digits) {
     perf *perf = &device->perf;
     for (; digits[0] != 0; digits += 2) {
         int high = hex_value(digits[0]);
@@ -142,8 +130,7 @@ static void load_hex(device *device, const char *digits)
     }
 }
 
-static void load_print(const device *device)
-{
+static void load_print(const device *device) {
     static const char hex[] = "0123456789abcdef";
     for (uint32_t i = 0; i < device->perf.loaded; i++) {
         char pair[2] = {hex[device->hal->frame[i] >> 4], hex[device->hal->frame[i] & 15]};
@@ -155,8 +142,7 @@ static void load_print(const device *device)
     }
 }
 
-static void data_base(device *device, char *rest)
-{
+static void data_base(device *device, char *rest) {
     char *word = next_word(&rest);
     uint32_t bytes;
     if (word == NULL) {
@@ -172,8 +158,7 @@ static void data_base(device *device, char *rest)
     }
 }
 
-static bool infer_once(device *device)
-{
+static bool infer_once(device *device) {
     const rs_info *model = device_model(device);
     size_t row_bytes = (size_t)model->width_px * model->channels;
     bool good = device_begin(device, 0);
@@ -185,8 +170,7 @@ static bool infer_once(device *device)
     return good;
 }
 
-static bool infer_times(device *device, uint32_t times)
-{
+static bool infer_times(device *device, uint32_t times) {
     bool good = true;
     for (uint32_t i = 0; good && i < times; i++) {
         good = infer_once(device);
@@ -194,8 +178,7 @@ static bool infer_times(device *device, uint32_t times)
     return good;
 }
 
-static void infer(device *device, char *rest)
-{
+static void infer(device *device, char *rest) {
     uint32_t times = 1, warm_up = 10;
     char *word = next_word(&rest);
     if (word != NULL && (!parse_count(word, &times) || times == 0)) {
@@ -230,29 +213,27 @@ static void infer(device *device, char *rest)
     say_results(device);
 }
 
-static void help(const device *device)
-{
-    say(device, "ULPMark for tinyML Firmware V0.0.1\r\n\r\n"
-                "help         : Print this information.\r\n"
-                "name         : Print the name of the device.\r\n"
-                "profile      : Print firmware and model.\r\n"
-                "timestamp    : Print a timestamp.\r\n"
-                "db load N    : Announce a picture of N bytes.\r\n"
-                "db HEX       : Its next bytes.\r\n"
-                "db print     : Print what was loaded.\r\n"
-                "infer N [W]  : W inferences to warm up, then N.\r\n"
-                "results      : Print the last result.\r\n");
+static void help(const device *device) {
+    say(device,
+        "ULPMark for tinyML Firmware V0.0.1\r\n\r\n"
+        "help         : Print this information.\r\n"
+        "name         : Print the name of the device.\r\n"
+        "profile      : Print firmware and model.\r\n"
+        "timestamp    : Print a timestamp.\r\n"
+        "db load N    : Announce a picture of N bytes.\r\n"
+        "db HEX       : Its next bytes.\r\n"
+        "db print     : Print what was loaded.\r\n"
+        "infer N [W]  : W inferences to warm up, then N.\r\n"
+        "results      : Print the last result.\r\n");
 }
 
-static void profile(const device *device)
-{
+static void profile(const device *device) {
     say(device, "m-profile-[ULPMark for tinyML Firmware V0.0.1]\r\nm-model-[");
     say(device, device_model(device) == NULL ? "none" : device_model(device)->name);
     say(device, "]\r\n");
 }
 
-static void carry_out(device *device, char *command)
-{
+static void carry_out(device *device, char *command) {
     char *rest = command;
     const char *word = next_word(&rest);
     if (word == NULL) {
@@ -281,15 +262,13 @@ static void carry_out(device *device, char *command)
     }
 }
 
-void perf_greet(device *device)
-{
+void perf_greet(device *device) {
     say(device, "m-timestamp-mode-performance\r\n");
     say_timestamp(device);
     say(device, "m-init-done\r\nm-ready\r\n");
 }
 
-void perf_take(device *device, uint8_t character)
-{
+void perf_take(device *device, uint8_t character) {
     perf *perf = &device->perf;
     if (character == '\r' || character == '\n' || character < ' ' || character > '~') {
         perf->characters = 0; /* no command holds these: noise, or the rest of a broken frame */

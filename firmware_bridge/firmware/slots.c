@@ -9,37 +9,23 @@
 #include <string.h>
 
 #include "flash_map.h"
+#include "image.h"
 
 enum { RECORD_BYTES = 32, RECORD_MAGIC = 0x4C44, RECORD_FORMAT = 1 };
 
 _Static_assert(RECORD_BYTES % FLASH_WORD_BYTES == 0, "a record is a whole number of words");
 
-uint32_t slots_crc32(const uint8_t *data, size_t bytes)
-{
-    uint32_t crc = 0xFFFFFFFFu;
-    for (size_t i = 0; i < bytes; i++) {
-        crc ^= data[i];
-        for (int bit = 0; bit < 8; bit++) {
-            crc = (crc >> 1) ^ (0xEDB88320u & (0u - (crc & 1u)));
-        }
-    }
-    return ~crc;
-}
-
-static void put_u32(uint8_t *at, uint32_t value)
-{
+static void put_u32(uint8_t *at, uint32_t value) {
     for (int i = 0; i < 4; i++) {
         at[i] = (uint8_t)(value >> (8 * i));
     }
 }
 
-static uint32_t get_u32(const uint8_t *at)
-{
+static uint32_t get_u32(const uint8_t *at) {
     return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
 }
 
-static void encode(uint8_t record[RECORD_BYTES], const slots_state *state)
-{
+static void encode(uint8_t record[RECORD_BYTES], const slots_state *state) {
     put_u32(record, state->sequence);
     record[4] = RECORD_MAGIC & 0xFF;
     record[5] = RECORD_MAGIC >> 8;
@@ -52,12 +38,11 @@ static void encode(uint8_t record[RECORD_BYTES], const slots_state *state)
     put_u32(record + 12, state->upload_bytes);
     put_u32(record + 16, state->upload_offset);
     memcpy(record + 20, state->upload_key, SLOTS_KEY_BYTES);
-    put_u32(record + 28, slots_crc32(record, 28));
+    put_u32(record + 28, rs_crc32(0, record, 28));
 }
 
-static bool decode(const uint8_t record[RECORD_BYTES], slots_state *state)
-{
-    if (get_u32(record + 28) != slots_crc32(record, 28) || record[4] != (RECORD_MAGIC & 0xFF) ||
+static bool decode(const uint8_t record[RECORD_BYTES], slots_state *state) {
+    if (get_u32(record + 28) != rs_crc32(0, record, 28) || record[4] != (RECORD_MAGIC & 0xFF) ||
         record[5] != RECORD_MAGIC >> 8 || record[6] != RECORD_FORMAT) {
         return false;
     }
@@ -74,13 +59,11 @@ static bool decode(const uint8_t record[RECORD_BYTES], slots_state *state)
            state->upload_offset <= state->upload_bytes;
 }
 
-static uint32_t sector_start(uint8_t sector)
-{
+static uint32_t sector_start(uint8_t sector) {
     return FLASH_META + sector * FLASH_SECTOR_BYTES;
 }
 
-static bool is_blank(const uint8_t *data, uint32_t bytes)
-{
+static bool is_blank(const uint8_t *data, uint32_t bytes) {
     for (uint32_t i = 0; i < bytes; i++) {
         if (data[i] != 0xFF) {
             return false;
@@ -90,8 +73,7 @@ static bool is_blank(const uint8_t *data, uint32_t bytes)
 }
 
 /* Programs whole words and reads them back: a bit that refuses is found here, not at the next boot. */
-static bool program(const hal *hal, uint32_t address, const uint8_t *data, uint32_t bytes)
-{
+static bool program(const hal *hal, uint32_t address, const uint8_t *data, uint32_t bytes) {
     if (hal->flash_program(hal->context, address, data, bytes) != 0) {
         return false;
     }
@@ -107,8 +89,7 @@ static bool program(const hal *hal, uint32_t address, const uint8_t *data, uint3
 
 /* Writes the state as the newest record; until it is whole in flash the old one stays in force.
  * Cells that refuse are passed over. A sector is erased only while the other holds the state. */
-static slots_status commit(slots *slots, slots_state state)
-{
+static slots_status commit(slots *slots, slots_state state) {
     uint8_t sector = slots->sector;
     for (int other = 0; other <= 1; other++) {
         while (slots->next_cell + RECORD_BYTES <= sector_start(sector) + FLASH_SECTOR_BYTES) {
@@ -135,8 +116,7 @@ static slots_status commit(slots *slots, slots_state state)
     return SLOTS_ERR_FLASH;
 }
 
-void slots_open(slots *slots, const hal *hal)
-{
+void slots_open(slots *slots, const hal *hal) {
     memset(slots, 0, sizeof *slots);
     slots->hal = hal;
     slots->state.active = SLOT_NONE;
@@ -168,21 +148,18 @@ void slots_open(slots *slots, const hal *hal)
     slots->received = slots->state.upload_offset;
 }
 
-uint8_t slots_spare_slot(const slots *slots)
-{
+uint8_t slots_spare_slot(const slots *slots) {
     return slots->state.active == 0 ? 1 : 0;
 }
 
-static slots_status set_stage(slots *slots, slots_stage stage, bool permanent)
-{
+static slots_status set_stage(slots *slots, slots_stage stage, bool permanent) {
     slots_state state = slots->state;
     state.stage = (uint8_t)stage;
     state.permanent = permanent;
     return commit(slots, state);
 }
 
-uint8_t slots_boot(slots *slots, bool may_try)
-{
+uint8_t slots_boot(slots *slots, bool may_try) {
     if (slots->state.stage == STAGE_REQUESTED && may_try &&
         set_stage(slots, STAGE_TRYING, slots->state.permanent != 0) == SLOTS_OK) {
         return slots_spare_slot(slots);
@@ -194,21 +171,18 @@ uint8_t slots_boot(slots *slots, bool may_try)
     return slots->state.active;
 }
 
-slots_status slots_request(slots *slots, bool permanent)
-{
+slots_status slots_request(slots *slots, bool permanent) {
     if (slots->state.stage == STAGE_TRYING || slots->state.spare != SPARE_COMPLETE) {
         return SLOTS_ERR_STATE;
     }
     return set_stage(slots, STAGE_REQUESTED, permanent);
 }
 
-slots_status slots_cancel(slots *slots)
-{
+slots_status slots_cancel(slots *slots) {
     return slots->state.stage == STAGE_REQUESTED ? set_stage(slots, STAGE_STEADY, false) : SLOTS_OK;
 }
 
-slots_status slots_confirm(slots *slots)
-{
+slots_status slots_confirm(slots *slots) {
     if (slots->state.stage != STAGE_TRYING) {
         return SLOTS_ERR_STATE;
     }
@@ -223,13 +197,11 @@ slots_status slots_confirm(slots *slots)
     return commit(slots, state);
 }
 
-slots_status slots_revert(slots *slots)
-{
+slots_status slots_revert(slots *slots) {
     return slots->state.stage == STAGE_TRYING ? set_stage(slots, STAGE_STEADY, false) : SLOTS_ERR_STATE;
 }
 
-slots_status slots_upload_begin(slots *slots, uint32_t bytes, const uint8_t key[SLOTS_KEY_BYTES])
-{
+slots_status slots_upload_begin(slots *slots, uint32_t bytes, const uint8_t key[SLOTS_KEY_BYTES]) {
     if (slots->state.stage == STAGE_TRYING) {
         return SLOTS_ERR_STATE; /* both slots are needed until it is confirmed or left */
     }
@@ -250,8 +222,7 @@ slots_status slots_upload_begin(slots *slots, uint32_t bytes, const uint8_t key[
     return status;
 }
 
-bool slots_upload_resume(slots *slots, uint32_t bytes, const uint8_t key[SLOTS_KEY_BYTES])
-{
+bool slots_upload_resume(slots *slots, uint32_t bytes, const uint8_t key[SLOTS_KEY_BYTES]) {
     const slots_state *state = &slots->state;
     if (state->spare != SPARE_UPLOADING || state->upload_bytes != bytes ||
         memcmp(state->upload_key, key, SLOTS_KEY_BYTES) != 0) {
@@ -262,8 +233,7 @@ bool slots_upload_resume(slots *slots, uint32_t bytes, const uint8_t key[SLOTS_K
 }
 
 /* One piece within one sector. */
-static slots_status write_piece(slots *slots, const uint8_t *data, uint32_t bytes)
-{
+static slots_status write_piece(slots *slots, const uint8_t *data, uint32_t bytes) {
     const hal *hal = slots->hal;
     uint32_t address = flash_slot(slots_spare_slot(slots)) + slots->received;
     if (slots->received % FLASH_SECTOR_BYTES == 0 && hal->flash_erase(hal->context, address) != 0) {
@@ -290,8 +260,7 @@ static slots_status write_piece(slots *slots, const uint8_t *data, uint32_t byte
     return SLOTS_OK;
 }
 
-slots_status slots_upload_write(slots *slots, uint32_t offset, const uint8_t *data, uint32_t bytes)
-{
+slots_status slots_upload_write(slots *slots, uint32_t offset, const uint8_t *data, uint32_t bytes) {
     if (!slots->uploading || slots->state.spare != SPARE_UPLOADING) {
         return SLOTS_ERR_STATE;
     }
@@ -319,8 +288,7 @@ slots_status slots_upload_write(slots *slots, uint32_t offset, const uint8_t *da
     return SLOTS_OK;
 }
 
-slots_status slots_upload_finish(slots *slots)
-{
+slots_status slots_upload_finish(slots *slots) {
     if (!slots->uploading || slots->state.spare != SPARE_UPLOADING || slots->received != slots->state.upload_bytes) {
         return SLOTS_ERR_STATE;
     }
@@ -331,8 +299,7 @@ slots_status slots_upload_finish(slots *slots)
     return status;
 }
 
-slots_status slots_forget(slots *slots)
-{
+slots_status slots_forget(slots *slots) {
     if (slots->state.stage == STAGE_TRYING) {
         return SLOTS_ERR_STATE;
     }

@@ -77,7 +77,4 @@ slots_status slots_upload_finish(slots *slots);
 /* Forgets what the spare slot holds. */
 slots_status slots_forget(slots *slots);
 
-/* CRC-32 (IEEE 802.3) of `bytes`. */
-uint32_t slots_crc32(const uint8_t *data, size_t bytes);
-
 #endif

@@ -7,8 +7,7 @@ enum { OP_READ = 0, OP_WRITE = 2 };
 enum { OS_ECHO = 0, OS_RESET = 5, OS_PARAMS = 6 };
 enum { ECHO_BYTES = 512 };
 
-static int os_echo(smp_request *request)
-{
+static int os_echo(smp_request *request) {
     const uint8_t *text;
     size_t bytes;
     if (cbor_text(&request->map, "d", &text, &bytes) != 1 || bytes > ECHO_BYTES) {
@@ -19,49 +18,46 @@ static int os_echo(smp_request *request)
     return SMP_OK;
 }
 
-static int os_group(device *device, smp_request *request)
-{
+static int os_group(device *device, smp_request *request) {
     switch (request->command) {
-    case OS_ECHO:
-        return os_echo(request);
-    case OS_RESET:
-        if (!request->write) {
+        case OS_ECHO:
+            return os_echo(request);
+        case OS_RESET:
+            if (!request->write) {
+                return SMP_ENOTSUP;
+            }
+            device->reset_asked = true;
+            return SMP_OK;
+        case OS_PARAMS:
+            cbor_put_key(&request->out, "buf_size");
+            cbor_put_int(&request->out, DEVICE_RX_BYTES);
+            cbor_put_key(&request->out, "buf_count");
+            cbor_put_int(&request->out, 1);
+            return SMP_OK;
+        default:
             return SMP_ENOTSUP;
-        }
-        device->reset_asked = true;
-        return SMP_OK;
-    case OS_PARAMS:
-        cbor_put_key(&request->out, "buf_size");
-        cbor_put_int(&request->out, DEVICE_RX_BYTES);
-        cbor_put_key(&request->out, "buf_count");
-        cbor_put_int(&request->out, 1);
-        return SMP_OK;
-    default:
-        return SMP_ENOTSUP;
     }
 }
 
-static int carry_out(device *device, smp_request *request)
-{
+static int carry_out(device *device, smp_request *request) {
     if (!cbor_is_map(&request->map)) {
         return SMP_EINVAL;
     }
     switch (request->group) {
-    case SMP_GROUP_OS:
-        return os_group(device, request);
-    case SMP_GROUP_IMAGE:
-        return smp_image(device, request);
-    case SMP_GROUP_INSPECT:
-        return smp_inspect(device, request);
-    default:
-        return SMP_ENOTSUP;
+        case SMP_GROUP_OS:
+            return os_group(device, request);
+        case SMP_GROUP_IMAGE:
+            return smp_image(device, request);
+        case SMP_GROUP_INSPECT:
+            return smp_inspect(device, request);
+        default:
+            return SMP_ENOTSUP;
     }
 }
 
 /* The reply's map when something was wrong: {"rc"} for the message, {"err": {"group", "rc"}} for the
  * group; protocol version 0 knows the first alone. */
-static void put_error(smp_request *request, int error, bool version_2)
-{
+static void put_error(smp_request *request, int error, bool version_2) {
     cbor_open_map(&request->out);
     if (error == SMP_OK && version_2) {
         cbor_put_key(&request->out, "err");
@@ -77,8 +73,7 @@ static void put_error(smp_request *request, int error, bool version_2)
     }
 }
 
-void smp_answer(device *device, const uint8_t *message, size_t bytes)
-{
+void smp_answer(device *device, const uint8_t *message, size_t bytes) {
     if (bytes < SMP_HEADER_BYTES) {
         return;
     }

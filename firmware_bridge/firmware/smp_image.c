@@ -25,44 +25,39 @@ enum {
     IMAGE_TEST_OF_ACTIVE_DENIED = 33,
 };
 
-static int fail(smp_request *request, uint16_t group_error)
-{
+static int fail(smp_request *request, uint16_t group_error) {
     request->group_error = group_error;
     return SMP_OK;
 }
 
-static uint16_t slots_error(slots_status status)
-{
+static uint16_t slots_error(slots_status status) {
     switch (status) {
-    case SLOTS_OK:
-        return 0;
-    case SLOTS_ERR_STATE:
-        return IMAGE_ALREADY_PENDING;
-    case SLOTS_ERR_OFFSET:
-        return IMAGE_INVALID_OFFSET;
-    case SLOTS_ERR_SIZE:
-        return IMAGE_DATA_OVERRUN;
-    case SLOTS_ERR_FLASH:
-        break;
+        case SLOTS_OK:
+            return 0;
+        case SLOTS_ERR_STATE:
+            return IMAGE_ALREADY_PENDING;
+        case SLOTS_ERR_OFFSET:
+            return IMAGE_INVALID_OFFSET;
+        case SLOTS_ERR_SIZE:
+            return IMAGE_DATA_OVERRUN;
+        case SLOTS_ERR_FLASH:
+            break;
     }
     return IMAGE_FLASH_WRITE_FAILED;
 }
 
-static bool holds_model(const device *device, uint8_t slot)
-{
+static bool holds_model(const device *device, uint8_t slot) {
     const slots_state *state = &device->slots.state;
     return device->accepted[slot] &&
            (slot == state->active || (slot == slots_spare_slot(&device->slots) && state->spare == SPARE_COMPLETE));
 }
 
-static void put_flag(cbor_writer *out, const char *key, bool value)
-{
+static void put_flag(cbor_writer *out, const char *key, bool value) {
     cbor_put_key(out, key);
     cbor_put_bool(out, value);
 }
 
-static void put_version(cbor_writer *out, uint32_t version)
-{
+static void put_version(cbor_writer *out, uint32_t version) {
     uint8_t digits[10];
     size_t count = 0;
     do {
@@ -73,8 +68,7 @@ static void put_version(cbor_writer *out, uint32_t version)
     cbor_put_string(out, digits + sizeof digits - count, count);
 }
 
-static int put_state(const device *device, smp_request *request)
-{
+static int put_state(const device *device, smp_request *request) {
     const slots_state *state = &device->slots.state;
     cbor_writer *out = &request->out;
     cbor_put_key(out, "images");
@@ -101,8 +95,7 @@ static int put_state(const device *device, smp_request *request)
     return SMP_OK;
 }
 
-static int confirm_running(device *device, smp_request *request)
-{
+static int confirm_running(device *device, smp_request *request) {
     if (device->running > 1 || !device->trusted) {
         return fail(request, IMAGE_CONFIRMATION_DENIED);
     }
@@ -110,8 +103,7 @@ static int confirm_running(device *device, smp_request *request)
     return error != 0 ? fail(request, error) : put_state(device, request);
 }
 
-static int write_state(device *device, smp_request *request)
-{
+static int write_state(device *device, smp_request *request) {
     const uint8_t *hash = NULL;
     size_t bytes = 0;
     bool confirm = false;
@@ -140,8 +132,7 @@ static int write_state(device *device, smp_request *request)
     return error != 0 ? fail(request, error) : put_state(device, request);
 }
 
-static bool matches_announced(const device *device)
-{
+static bool matches_announced(const device *device) {
     uint8_t digest[RS_DIGEST_BYTES];
     rs_sha256 hash;
     rs_sha256_begin(&hash);
@@ -151,8 +142,7 @@ static bool matches_announced(const device *device)
     return !device->upload_has_sha || memcmp(digest, device->upload_sha, sizeof digest) == 0;
 }
 
-static int put_offset(device *device, smp_request *request, bool complete)
-{
+static int put_offset(device *device, smp_request *request, bool complete) {
     cbor_put_key(&request->out, "off");
     cbor_put_int(&request->out, complete ? device->slots.state.upload_bytes : device->slots.received);
     if (complete && device->upload_has_sha) {
@@ -162,8 +152,7 @@ static int put_offset(device *device, smp_request *request, bool complete)
 }
 
 /* The last byte is in: what was read back from flash is checked, all of it, before it counts. */
-static int finish_upload(device *device, smp_request *request)
-{
+static int finish_upload(device *device, smp_request *request) {
     device_accept accept = matches_announced(device) ? device_accept_spare(device) : ACCEPT_DIGEST;
     if (accept != ACCEPT_OK) {
         slots_forget(&device->slots);
@@ -174,8 +163,7 @@ static int finish_upload(device *device, smp_request *request)
 }
 
 /* The first piece: decides by the header alone whether anything is erased, and where to go on. */
-static int begin_upload(device *device, smp_request *request, const uint8_t *data, size_t bytes, bool *write)
-{
+static int begin_upload(device *device, smp_request *request, const uint8_t *data, size_t bytes, bool *write) {
     slots *slots = &device->slots;
     const uint8_t *sha = NULL;
     size_t sha_bytes = 0;
@@ -216,8 +204,7 @@ static int begin_upload(device *device, smp_request *request, const uint8_t *dat
     return status != SLOTS_OK ? fail(request, slots_error(status)) : SMP_OK;
 }
 
-static int upload(device *device, smp_request *request)
-{
+static int upload(device *device, smp_request *request) {
     slots *slots = &device->slots;
     const uint8_t *data = NULL;
     size_t bytes = 0;
@@ -254,8 +241,7 @@ static int upload(device *device, smp_request *request)
                                                         : put_offset(device, request, false);
 }
 
-static int erase(device *device, smp_request *request)
-{
+static int erase(device *device, smp_request *request) {
     uint32_t slot = slots_spare_slot(&device->slots);
     if (cbor_u32(&request->map, "slot", &slot) < 0 || slot > 1) {
         return fail(request, IMAGE_INVALID_SLOT);
@@ -267,17 +253,16 @@ static int erase(device *device, smp_request *request)
     return status != SLOTS_OK ? fail(request, slots_error(status)) : SMP_OK;
 }
 
-int smp_image(device *device, smp_request *request)
-{
+int smp_image(device *device, smp_request *request) {
     device_close_gate(device);
     switch (request->command) {
-    case IMAGE_STATE:
-        return request->write ? write_state(device, request) : put_state(device, request);
-    case IMAGE_UPLOAD:
-        return request->write ? upload(device, request) : SMP_ENOTSUP;
-    case IMAGE_ERASE:
-        return request->write ? erase(device, request) : SMP_ENOTSUP;
-    default:
-        return SMP_ENOTSUP;
+        case IMAGE_STATE:
+            return request->write ? write_state(device, request) : put_state(device, request);
+        case IMAGE_UPLOAD:
+            return request->write ? upload(device, request) : SMP_ENOTSUP;
+        case IMAGE_ERASE:
+            return request->write ? erase(device, request) : SMP_ENOTSUP;
+        default:
+            return SMP_ENOTSUP;
     }
 }

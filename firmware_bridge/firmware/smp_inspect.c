@@ -18,38 +18,32 @@ enum {
 };
 enum { INSPECT_VERSION = 1 };
 
-static int fail(smp_request *request, uint16_t group_error)
-{
+static int fail(smp_request *request, uint16_t group_error) {
     request->group_error = group_error;
     return SMP_OK;
 }
 
-static void put_int(cbor_writer *out, const char *key, int64_t value)
-{
+static void put_int(cbor_writer *out, const char *key, int64_t value) {
     cbor_put_key(out, key);
     cbor_put_int(out, value);
 }
 
-static void put_text(cbor_writer *out, const char *key, const char *text)
-{
+static void put_text(cbor_writer *out, const char *key, const char *text) {
     cbor_put_key(out, key);
     cbor_put_text(out, text);
 }
 
-static void put_flag(cbor_writer *out, const char *key, bool value)
-{
+static void put_flag(cbor_writer *out, const char *key, bool value) {
     cbor_put_key(out, key);
     cbor_put_bool(out, value);
 }
 
-static void put_blob(cbor_writer *out, const char *key, const void *data, size_t bytes)
-{
+static void put_blob(cbor_writer *out, const char *key, const void *data, size_t bytes) {
     cbor_put_key(out, key);
     cbor_put_bytes(out, data, bytes);
 }
 
-static void put_model(const device *device, cbor_writer *out)
-{
+static void put_model(const device *device, cbor_writer *out) {
     const rs_info *model = device_model(device);
     put_text(out, "model", model->name);
     put_blob(out, "hash", model->digest, RS_DIGEST_BYTES);
@@ -68,8 +62,7 @@ static void put_model(const device *device, cbor_writer *out)
     put_int(out, "golden", model->golden_count);
 }
 
-static int info(const device *device, smp_request *request)
-{
+static int info(const device *device, smp_request *request) {
     static const char *const boots[] = {"empty", "confirmed", "trial", "reverted", "failed trial"};
     const params *params = &device->params;
     cbor_writer *out = &request->out;
@@ -94,8 +87,7 @@ static int info(const device *device, smp_request *request)
     return SMP_OK;
 }
 
-static int begin(device *device, smp_request *request)
-{
+static int begin(device *device, smp_request *request) {
     uint32_t picture;
     if (cbor_u32(&request->map, "pic", &picture) != 1) {
         return SMP_EINVAL;
@@ -107,16 +99,14 @@ static int begin(device *device, smp_request *request)
     return SMP_OK;
 }
 
-static bool is_current(const device *device, const smp_request *request)
-{
+static bool is_current(const device *device, const smp_request *request) {
     uint32_t picture;
     return cbor_u32(&request->map, "pic", &picture) == 1 && picture == device->picture.picture && device->picture.begun;
 }
 
 /* Rows `row`, `row + 1`, ... of the picture. The reply says which row is expected next; a sender
  * that reads another number than it thought goes on from there. */
-static int rows(device *device, smp_request *request)
-{
+static int rows(device *device, smp_request *request) {
     uint32_t first;
     const uint8_t *data;
     size_t bytes;
@@ -145,8 +135,7 @@ static int rows(device *device, smp_request *request)
     return SMP_OK;
 }
 
-static int finish(device *device, smp_request *request)
-{
+static int finish(device *device, smp_request *request) {
     static const char *const verdicts[] = {"NO_DECISION", "PASS", "REJECT"};
     const device_picture *picture = &device->picture;
     cbor_writer *out = &request->out;
@@ -175,8 +164,7 @@ static int finish(device *device, smp_request *request)
     return SMP_OK;
 }
 
-static int selftest(device *device, smp_request *request)
-{
+static int selftest(device *device, smp_request *request) {
     if (device_model(device) == NULL) {
         return fail(request, INSPECT_NO_MODEL);
     }
@@ -187,8 +175,7 @@ static int selftest(device *device, smp_request *request)
     return SMP_OK;
 }
 
-static int facts(const device *device, smp_request *request)
-{
+static int facts(const device *device, smp_request *request) {
     cbor_writer *out = &request->out;
     put_int(out, "uptime_us", (int64_t)device->hal->micros(device->hal->context));
     put_int(out, "passes", device->passes);
@@ -200,22 +187,21 @@ static int facts(const device *device, smp_request *request)
     return SMP_OK;
 }
 
-int smp_inspect(device *device, smp_request *request)
-{
+int smp_inspect(device *device, smp_request *request) {
     switch (request->command) {
-    case INSPECT_INFO:
-        return request->write ? SMP_ENOTSUP : info(device, request);
-    case INSPECT_BEGIN:
-        return request->write ? begin(device, request) : SMP_ENOTSUP;
-    case INSPECT_ROWS_IN:
-        return request->write ? rows(device, request) : SMP_ENOTSUP;
-    case INSPECT_FINISH:
-        return request->write ? finish(device, request) : SMP_ENOTSUP;
-    case INSPECT_SELFTEST:
-        return request->write ? selftest(device, request) : SMP_ENOTSUP;
-    case INSPECT_FACTS:
-        return request->write ? SMP_ENOTSUP : facts(device, request);
-    default:
-        return SMP_ENOTSUP;
+        case INSPECT_INFO:
+            return request->write ? SMP_ENOTSUP : info(device, request);
+        case INSPECT_BEGIN:
+            return request->write ? begin(device, request) : SMP_ENOTSUP;
+        case INSPECT_ROWS_IN:
+            return request->write ? rows(device, request) : SMP_ENOTSUP;
+        case INSPECT_FINISH:
+            return request->write ? finish(device, request) : SMP_ENOTSUP;
+        case INSPECT_SELFTEST:
+            return request->write ? selftest(device, request) : SMP_ENOTSUP;
+        case INSPECT_FACTS:
+            return request->write ? SMP_ENOTSUP : facts(device, request);
+        default:
+            return SMP_ENOTSUP;
     }
 }

@@ -3,28 +3,24 @@
 
 #include <string.h>
 
-static uint32_t next_random(fake *self)
-{
+static uint32_t next_random(fake *self) {
     self->random ^= self->random << 13;
     self->random ^= self->random >> 17;
     self->random ^= self->random << 5;
     return self->random;
 }
 
-static void check(fake *self, bool allowed)
-{
+static void check(fake *self, bool allowed) {
     if (!allowed) {
         self->violations++;
     }
 }
 
-static bool is_cut(fake *self)
-{
+static bool is_cut(fake *self) {
     return self->operations++ == self->cut_at;
 }
 
-static int flash_read(void *context, uint32_t address, void *data, uint32_t bytes)
-{
+static int flash_read(void *context, uint32_t address, void *data, uint32_t bytes) {
     fake *self = context;
     if (bytes > FLASH_BYTES || address > FLASH_BYTES - bytes) {
         check(self, false);
@@ -34,14 +30,12 @@ static int flash_read(void *context, uint32_t address, void *data, uint32_t byte
     return 0;
 }
 
-static void program_byte(fake *self, uint32_t address, uint8_t value)
-{
+static void program_byte(fake *self, uint32_t address, uint8_t value) {
     uint8_t stuck = self->stuck_mask != 0 && address == self->stuck_address ? self->stuck_mask : 0;
     self->flash[address] &= (uint8_t)(value | stuck);
 }
 
-static int flash_program(void *context, uint32_t address, const void *data, uint32_t bytes)
-{
+static int flash_program(void *context, uint32_t address, const void *data, uint32_t bytes) {
     fake *self = context;
     const uint8_t *from = data;
     if (address % FLASH_WORD_BYTES != 0 || bytes % FLASH_WORD_BYTES != 0 || bytes > FLASH_BYTES ||
@@ -76,8 +70,7 @@ static int flash_program(void *context, uint32_t address, const void *data, uint
     return 0;
 }
 
-static int flash_erase(void *context, uint32_t address)
-{
+static int flash_erase(void *context, uint32_t address) {
     fake *self = context;
     if (address % FLASH_SECTOR_BYTES != 0 || address >= FLASH_BYTES) {
         check(self, false);
@@ -103,8 +96,7 @@ static int flash_erase(void *context, uint32_t address)
     return 0;
 }
 
-static size_t uart_read(void *context, uint8_t *data, size_t bytes)
-{
+static size_t uart_read(void *context, uint8_t *data, size_t bytes) {
     fake *self = context;
     size_t left = self->to_device_bytes - self->to_device_at;
     size_t count = left < bytes ? left : bytes;
@@ -113,8 +105,7 @@ static size_t uart_read(void *context, uint8_t *data, size_t bytes)
     return count;
 }
 
-static void uart_write(void *context, const uint8_t *data, size_t bytes)
-{
+static void uart_write(void *context, const uint8_t *data, size_t bytes) {
     fake *self = context;
     size_t room = sizeof self->from_device - self->from_device_bytes;
     size_t count = bytes < room ? bytes : room;
@@ -122,30 +113,25 @@ static void uart_write(void *context, const uint8_t *data, size_t bytes)
     self->from_device_bytes += count;
 }
 
-static void idle(void *context)
-{
+static void idle(void *context) {
     ((fake *)context)->now_us += 1000;
 }
 
-static uint64_t micros(void *context)
-{
+static uint64_t micros(void *context) {
     return ((fake *)context)->now_us++;
 }
 
-static void reset(void *context)
-{
+static void reset(void *context) {
     ((fake *)context)->reset_asked = true; /* the test boots again */
 }
 
-static void set_gate(void *context, bool open)
-{
+static void set_gate(void *context, bool open) {
     fake *self = context;
     self->gate_openings += open && !self->gate_open;
     self->gate_open = open;
 }
 
-void fake_init(fake *fake, void *arena, size_t arena_bytes)
-{
+void fake_init(fake *fake, void *arena, size_t arena_bytes) {
     memset(fake, 0, sizeof *fake);
     memset(fake->flash, 0xFF, sizeof fake->flash);
     fake->cut_at = UINT32_MAX;
@@ -168,8 +154,7 @@ void fake_init(fake *fake, void *arena, size_t arena_bytes)
     };
 }
 
-void fake_arm(fake *fake, uint32_t operation, fake_cut mode)
-{
+void fake_arm(fake *fake, uint32_t operation, fake_cut mode) {
     fake->cut_at = operation == UINT32_MAX ? UINT32_MAX : fake->operations + operation;
     fake->cut_mode = mode;
 }

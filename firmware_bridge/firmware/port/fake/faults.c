@@ -28,15 +28,13 @@ static int image_count;
 static unsigned long tried, violations;
 static uint32_t seed;
 
-static void violation(const char *what)
-{
+static void violation(const char *what) {
     if (violations++ < 5) {
         fprintf(stderr, "violation: %s (fault %lu)\n", what, tried);
     }
 }
 
-static void look(void)
-{
+static void look(void) {
     const device *device = &link_.device;
     bool whole = false;
     for (int i = 0; i < image_count && device->running <= 1; i++) {
@@ -50,8 +48,7 @@ static void look(void)
     }
 }
 
-static void load(const char *path)
-{
+static void load(const char *path) {
     host_image *image = &images[image_count++];
     FILE *file = fopen(path, "rb");
     image->data = malloc(2 * FLASH_SLOT_BYTES);
@@ -71,18 +68,15 @@ static void load(const char *path)
     }
 }
 
-static host host_of(int image)
-{
+static host host_of(int image) {
     return (host){.image = &images[image], .piece_bytes = 480, .sequence = (uint8_t)seed++};
 }
 
-static void no_check(void)
-{
+static void no_check(void) {
 }
 
 /* Powers a device that holds `start_flash`. */
-static void power_on(void)
-{
+static void power_on(void) {
     uint32_t random = link_.fake.random;
     fake_init(&link_.fake, arena, sizeof arena);
     memcpy(link_.fake.flash, start_flash, sizeof start_flash);
@@ -91,8 +85,7 @@ static void power_on(void)
 }
 
 /* One attempt to bring `image` into force; false when power was cut. */
-static bool attempt(int image, uint32_t cut_at, fake_cut mode, uint32_t steps, bool *in_force)
-{
+static bool attempt(int image, uint32_t cut_at, fake_cut mode, uint32_t steps, bool *in_force) {
     host host = host_of(image);
     fake_arm(&link_.fake, cut_at, mode);
     if (setjmp(link_.fake.power_cut) != 0) {
@@ -111,8 +104,7 @@ static bool attempt(int image, uint32_t cut_at, fake_cut mode, uint32_t steps, b
     return true;
 }
 
-static void last_attempt(int image)
-{
+static void last_attempt(int image) {
     bool in_force = false;
     link_.wire = (host_wire){0};
     link_.fake.stuck_mask = 0;
@@ -125,8 +117,7 @@ static void last_attempt(int image)
     }
 }
 
-static void cuts(void)
-{
+static void cuts(void) {
     for (int mode = 0; mode < CUT_MODES; mode++) {
         bool ended = false;
         for (uint32_t first = 0; !ended; first++) {
@@ -147,8 +138,7 @@ static void cuts(void)
     }
 }
 
-static void wire(unsigned long runs, bool baud)
-{
+static void wire(unsigned long runs, bool baud) {
     for (; tried < runs; tried++) {
         power_on();
         uint32_t odds = baud ? 2 : 200u << tried % 7;
@@ -160,8 +150,7 @@ static void wire(unsigned long runs, bool baud)
     }
 }
 
-static void stuck(void)
-{
+static void stuck(void) {
     power_on();
     host_boot(&link_);
     uint32_t spare = flash_slot(slots_spare_slot(&link_.device.slots));
@@ -182,8 +171,7 @@ static void stuck(void)
     }
 }
 
-static void hosts(unsigned long runs)
-{
+static void hosts(unsigned long runs) {
     for (; tried < runs; tried++) {
         power_on();
         host first = host_of(1), second = host_of(2);
@@ -198,8 +186,7 @@ static void hosts(unsigned long runs)
     }
 }
 
-static void refuse(uint32_t code)
-{
+static void refuse(uint32_t code) {
     power_on();
     host host = host_of(1);
     host_boot(&link_);
@@ -219,8 +206,7 @@ static void refuse(uint32_t code)
     look();
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     if (argc < 4) {
         return 2;
     }
@@ -239,23 +225,23 @@ int main(int argc, char **argv)
     memcpy(start_flash, link_.fake.flash, sizeof start_flash);
     link_.booted = look;
     switch (argv[1][0]) {
-    case 'c':
-        cuts();
-        break;
-    case 'w':
-        wire(number, false);
-        break;
-    case 'b':
-        wire(number, true);
-        break;
-    case 's':
-        stuck();
-        break;
-    case 'h':
-        hosts(number);
-        break;
-    default:
-        refuse((uint32_t)number);
+        case 'c':
+            cuts();
+            break;
+        case 'w':
+            wire(number, false);
+            break;
+        case 'b':
+            wire(number, true);
+            break;
+        case 's':
+            stuck();
+            break;
+        case 'h':
+            hosts(number);
+            break;
+        default:
+            refuse((uint32_t)number);
     }
     printf("%lu %lu\n", tried, violations);
     return violations == 0 ? 0 : 1;

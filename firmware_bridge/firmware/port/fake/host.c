@@ -8,8 +8,7 @@
 
 enum { SILENCE = 4, GIVE_UP = 6 };
 
-static bool chance(fake *fake, uint32_t one_in)
-{
+static bool chance(fake *fake, uint32_t one_in) {
     fake->random ^= fake->random << 13;
     fake->random ^= fake->random >> 17;
     fake->random ^= fake->random << 5;
@@ -17,8 +16,7 @@ static bool chance(fake *fake, uint32_t one_in)
 }
 
 /* What the wire makes of `bytes` bytes; returns how many arrive. */
-static size_t hurt(host_link *link, uint8_t *data, size_t bytes, size_t capacity)
-{
+static size_t hurt(host_link *link, uint8_t *data, size_t bytes, size_t capacity) {
     static uint8_t sent[sizeof link->fake.to_device];
     const host_wire *wire = &link->wire;
     memcpy(sent, data, bytes);
@@ -43,8 +41,7 @@ static size_t hurt(host_link *link, uint8_t *data, size_t bytes, size_t capacity
     return out;
 }
 
-static void send_to_device(void *context, const uint8_t *data, size_t bytes)
-{
+static void send_to_device(void *context, const uint8_t *data, size_t bytes) {
     fake *fake = context;
     size_t room = sizeof fake->to_device - fake->to_device_bytes;
     size_t count = bytes < room ? bytes : room;
@@ -52,14 +49,12 @@ static void send_to_device(void *context, const uint8_t *data, size_t bytes)
     fake->to_device_bytes += count;
 }
 
-static void guard_slot(host_link *link)
-{
+static void guard_slot(host_link *link) {
     uint8_t active = link->device.slots.state.active;
     link->fake.forbidden = active <= 1 ? flash_slot(active) : 0;
 }
 
-void host_boot(host_link *link)
-{
+void host_boot(host_link *link) {
     link->fake.to_device_at = 0;
     link->fake.to_device_bytes = 0;
     link->fake.from_device_bytes = 0;
@@ -71,8 +66,7 @@ void host_boot(host_link *link)
 
 /* Sends one request and waits for its reply; what does not belong to it is passed over. */
 static bool exchange(host *host, host_link *link, uint8_t op, uint16_t group, uint8_t command, const cbor_writer *body,
-                     cbor_map *reply)
-{
+                     cbor_map *reply) {
     fake *fake = &link->fake;
     const hal out = {.context = fake, .uart_write = send_to_device};
     uint8_t message[1024] = {(uint8_t)(op | 1 << 3),
@@ -113,8 +107,7 @@ static bool exchange(host *host, host_link *link, uint8_t op, uint16_t group, ui
 }
 
 /* The number of a refusal, from the map {"err": {"group": G, "rc": N}}, or {"rc": N}. */
-static uint32_t refusal(const cbor_map *reply)
-{
+static uint32_t refusal(const cbor_map *reply) {
     uint32_t code = 0;
     if (cbor_u32(reply, "rc", &code) == 1) {
         return 1000 + code;
@@ -127,8 +120,7 @@ static uint32_t refusal(const cbor_map *reply)
     return 0;
 }
 
-static void asked(host *host, const cbor_map *reply)
-{
+static void asked(host *host, const cbor_map *reply) {
     const uint8_t *hash, *boot;
     size_t hash_bytes, boot_bytes;
     bool confirmed;
@@ -145,8 +137,7 @@ static void asked(host *host, const cbor_map *reply)
                                         : HOST_UPLOAD;
 }
 
-static void put_piece(const host *host, cbor_writer *body)
-{
+static void put_piece(const host *host, cbor_writer *body) {
     uint32_t left = host->image->bytes - host->offset;
     cbor_put_key(body, "off");
     cbor_put_int(body, host->offset);
@@ -160,8 +151,7 @@ static void put_piece(const host *host, cbor_writer *body)
     }
 }
 
-static void answered(host *host, const cbor_map *reply)
-{
+static void answered(host *host, const cbor_map *reply) {
     uint32_t offset;
     host->refused = refusal(reply);
     if (host->refused != 0) {
@@ -170,53 +160,52 @@ static void answered(host *host, const cbor_map *reply)
         return;
     }
     switch (host->stage) {
-    case HOST_ASK:
-        asked(host, reply);
-        break;
-    case HOST_UPLOAD:
-        if (cbor_u32(reply, "off", &offset) == 1 && offset <= host->image->bytes) {
-            host->offset = offset;
-            host->stage = offset == host->image->bytes ? HOST_TRY : HOST_UPLOAD;
-        }
-        break;
-    case HOST_TRY:
-        host->stage = HOST_RESET;
-        break;
-    default: /* after a reset or a confirmation: look what runs */
-        host->stage = HOST_ASK;
+        case HOST_ASK:
+            asked(host, reply);
+            break;
+        case HOST_UPLOAD:
+            if (cbor_u32(reply, "off", &offset) == 1 && offset <= host->image->bytes) {
+                host->offset = offset;
+                host->stage = offset == host->image->bytes ? HOST_TRY : HOST_UPLOAD;
+            }
+            break;
+        case HOST_TRY:
+            host->stage = HOST_RESET;
+            break;
+        default: /* after a reset or a confirmation: look what runs */
+            host->stage = HOST_ASK;
     }
 }
 
-void host_step(host *host, host_link *link)
-{
+void host_step(host *host, host_link *link) {
     static uint8_t data[1000];
     cbor_writer body = {.data = data, .capacity = sizeof data};
     uint8_t op = 2, command = 0;
     uint16_t group = SMP_GROUP_IMAGE;
     cbor_open_map(&body);
     switch (host->stage) {
-    case HOST_ASK:
-        op = 0;
-        group = SMP_GROUP_INSPECT;
-        break;
-    case HOST_UPLOAD:
-        command = 1;
-        put_piece(host, &body);
-        break;
-    case HOST_TRY:
-        cbor_put_key(&body, "hash");
-        cbor_put_bytes(&body, host->image->digest, RS_DIGEST_BYTES);
-        break;
-    case HOST_RESET:
-        group = SMP_GROUP_OS;
-        command = 5;
-        break;
-    case HOST_CONFIRM:
-        cbor_put_key(&body, "confirm");
-        cbor_put_bool(&body, true);
-        break;
-    case HOST_DONE:
-        return;
+        case HOST_ASK:
+            op = 0;
+            group = SMP_GROUP_INSPECT;
+            break;
+        case HOST_UPLOAD:
+            command = 1;
+            put_piece(host, &body);
+            break;
+        case HOST_TRY:
+            cbor_put_key(&body, "hash");
+            cbor_put_bytes(&body, host->image->digest, RS_DIGEST_BYTES);
+            break;
+        case HOST_RESET:
+            group = SMP_GROUP_OS;
+            command = 5;
+            break;
+        case HOST_CONFIRM:
+            cbor_put_key(&body, "confirm");
+            cbor_put_bool(&body, true);
+            break;
+        case HOST_DONE:
+            return;
     }
     cbor_close(&body);
     cbor_map reply;
@@ -227,8 +216,7 @@ void host_step(host *host, host_link *link)
     }
 }
 
-bool host_run(host *host, host_link *link, uint32_t steps)
-{
+bool host_run(host *host, host_link *link, uint32_t steps) {
     while (host->stage != HOST_DONE && steps-- > 0) {
         host_step(host, link);
     }

@@ -21,13 +21,11 @@ static const uint8_t key[SLOTS_KEY_BYTES] = "newmodel";
 static fake start, device; /* flash before the update; the device under test */
 static unsigned long cuts, violations;
 
-static bool holds(uint8_t slot, const uint8_t *image)
-{
+static bool holds(uint8_t slot, const uint8_t *image) {
     return slot <= 1 && memcmp(device.flash + flash_slot(slot), image, image_bytes) == 0;
 }
 
-static void boot(slots *slots)
-{
+static void boot(slots *slots) {
     slots_open(slots, &device.hal);
     device.forbidden = slots->state.active <= 1 ? flash_slot(slots->state.active) : 0;
     uint8_t spare = slots_spare_slot(slots);
@@ -39,8 +37,7 @@ static void boot(slots *slots)
 }
 
 /* A host's whole attempt: upload what is missing, request, boot, confirm. True when new is in force. */
-static bool update(void)
-{
+static bool update(void) {
     slots slots;
     boot(&slots);
     if (slots.state.stage == STAGE_TRYING) {
@@ -67,8 +64,7 @@ static bool update(void)
 }
 
 /* True when the attempt ran to its end without a cut. */
-static bool attempt(uint32_t cut_at, fake_cut mode)
-{
+static bool attempt(uint32_t cut_at, fake_cut mode) {
     fake_arm(&device, cut_at, mode);
     if (setjmp(device.power_cut) != 0) {
         cuts++;
@@ -78,8 +74,7 @@ static bool attempt(uint32_t cut_at, fake_cut mode)
     return true;
 }
 
-static void last_attempt(void)
-{
+static void last_attempt(void) {
     attempt(UINT32_MAX, CUT_BEFORE);
     slots slots;
     boot(&slots);
@@ -88,8 +83,7 @@ static void last_attempt(void)
     device.violations = 0;
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     if (argc != 3) {
         return 2;
     }

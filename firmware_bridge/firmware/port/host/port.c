@@ -37,20 +37,17 @@ static struct {
     unsigned long operations_left; /* before the cut; 0: no cut */
 } port;
 
-static _Noreturn void give_up(const char *what, const char *name)
-{
+static _Noreturn void give_up(const char *what, const char *name) {
     fprintf(stderr, "%s %s: %s\n", what, name, strerror(errno));
     exit(2);
 }
 
 /* True when power goes in this operation. */
-static bool is_cut(void)
-{
+static bool is_cut(void) {
     return port.operations_left > 0 && --port.operations_left == 0;
 }
 
-static int flash_read(void *context, uint32_t address, void *data, uint32_t bytes)
-{
+static int flash_read(void *context, uint32_t address, void *data, uint32_t bytes) {
     (void)context;
     if (bytes > FLASH_BYTES || address > FLASH_BYTES - bytes) {
         return -1;
@@ -59,8 +56,7 @@ static int flash_read(void *context, uint32_t address, void *data, uint32_t byte
     return 0;
 }
 
-static int flash_program(void *context, uint32_t address, const void *data, uint32_t bytes)
-{
+static int flash_program(void *context, uint32_t address, const void *data, uint32_t bytes) {
     (void)context;
     if (address % FLASH_WORD_BYTES != 0 || bytes % FLASH_WORD_BYTES != 0 || bytes > FLASH_BYTES ||
         address > FLASH_BYTES - bytes) {
@@ -78,8 +74,7 @@ static int flash_program(void *context, uint32_t address, const void *data, uint
     return 0;
 }
 
-static int flash_erase(void *context, uint32_t address)
-{
+static int flash_erase(void *context, uint32_t address) {
     (void)context;
     if (address % FLASH_SECTOR_BYTES != 0 || address >= FLASH_BYTES) {
         return -1;
@@ -92,16 +87,14 @@ static int flash_erase(void *context, uint32_t address)
     return 0;
 }
 
-static size_t uart_read(void *context, uint8_t *data, size_t bytes)
-{
+static size_t uart_read(void *context, uint8_t *data, size_t bytes) {
     (void)context;
     ssize_t count = read(port.serial, data, bytes);
     return count > 0 ? (size_t)count : 0;
 }
 
 /* A wire does not wait for its reader: what nobody takes within a second is lost. */
-static void uart_write(void *context, const uint8_t *data, size_t bytes)
-{
+static void uart_write(void *context, const uint8_t *data, size_t bytes) {
     (void)context;
     while (bytes > 0) {
         ssize_t count = write(port.serial, data, bytes);
@@ -119,23 +112,20 @@ static void uart_write(void *context, const uint8_t *data, size_t bytes)
     }
 }
 
-static void idle(void *context)
-{
+static void idle(void *context) {
     (void)context;
     struct pollfd arrived = {.fd = port.serial, .events = POLLIN};
     poll(&arrived, 1, IDLE_MS);
 }
 
-static uint64_t micros(void *context)
-{
+static uint64_t micros(void *context) {
     (void)context;
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
 }
 
-static void reset(void *context)
-{
+static void reset(void *context) {
     (void)context;
     char serial[16], cut[24];
     snprintf(serial, sizeof serial, "%d", port.serial);
@@ -149,14 +139,12 @@ static void reset(void *context)
     give_up("cannot start again", port.argv[0]);
 }
 
-static void set_gate(void *context, bool open)
-{
+static void set_gate(void *context, bool open) {
     (void)context;
     (void)open;
 }
 
-static void open_flash(const char *path)
-{
+static void open_flash(const char *path) {
     int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     struct stat found;
     if (file < 0 || fstat(file, &found) != 0) {
@@ -180,8 +168,7 @@ static void open_flash(const char *path)
     close(file);
 }
 
-static void open_serial(void)
-{
+static void open_serial(void) {
     const char *inherited = getenv("DIAGLINE_SERIAL");
     if (inherited != NULL) {
         port.serial = atoi(inherited);
@@ -205,8 +192,7 @@ static void open_serial(void)
     fflush(stdout);
 }
 
-const hal *port_hal(int argc, char **argv)
-{
+const hal *port_hal(int argc, char **argv) {
     if (argc < 2 || argc > 3) {
         fprintf(stderr, "usage: %s FLASH_FILE [ARENA_BYTES]\n", argv[0]);
         exit(2);
