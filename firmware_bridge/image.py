@@ -42,6 +42,9 @@ class Kind(enum.IntEnum):
     OUTPUT = 10
 
 
+FILTERS = frozenset({Kind.CONV, Kind.DEPTHWISE, Kind.POINTWISE})
+
+
 class Method(enum.IntEnum):
     """How POOL reduces a channel."""
 
@@ -64,7 +67,7 @@ class Header:
         name: at most 31 bytes of UTF-8.
     """
 
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IHHIIHH4B2f4b2H3I2I2H2I32s32s")
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IHHIIHH3Bx2f3bx2H3I2I2H2I32s32s")
 
     image_bytes: int
     model_version: int
@@ -94,11 +97,7 @@ class Header:
 
     def pack(self) -> bytes:
         """The header's bytes."""
-        first = (self.image_bytes, self.model_version, self.width_px, self.height_px)
-        bytewise = (self.channels, self.outputs, self.judged, 0, self.output_scale, self.heat_scale)
-        bytewise = (*bytewise, self.output_zero_point, self.heat_zero_point, self.threshold, 0)
-        rest = astuple(self)[12:-1]
-        return self.LAYOUT.pack(MAGIC, VERSION, self.LAYOUT.size, *first, *bytewise, *rest, self.name.encode())
+        return self.LAYOUT.pack(MAGIC, VERSION, self.LAYOUT.size, *astuple(self)[:-1], self.name.encode())
 
     @classmethod
     def unpack(cls, data: bytes) -> Header:
@@ -115,9 +114,8 @@ class Header:
                 f"magic {magic:#010x}, version {version}; expected a model image of version {VERSION}; "
                 f"make it again with: diagline image MODEL.tflite"
             )
-        del rest[7], rest[12 - 1]  # the two spare bytes
-        rest[-1] = rest[-1].rstrip(b"\0").decode(errors="replace")
-        return cls(*rest)
+        name = rest.pop().rstrip(b"\0").decode(errors="replace")
+        return cls(*rest, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,9 +245,13 @@ def assemble(
         golden_count=len(golden),
     )
     moved = [
-        replace(step, weights=step.weights + tensors_at, params=step.params + tensors_at) if step.pitch or step.params
-        else step for step in steps
-    ]  # fmt: skip
+        replace(
+            step,
+            weights=step.weights + tensors_at if step.kind in FILTERS else 0,
+            params=step.params + tensors_at if step.kind in FILTERS | {Kind.ADD, Kind.POOL} else 0,
+        )
+        for step in steps
+    ]
     body = header.pack() + b"".join(step.pack() for step in moved) + tensors
     body = body.ljust(golden_at, b"\0") + b"".join(one.pack() for one in golden)
     return sign(body + hashlib.sha256(body).digest() + NO_MAC, key)
