@@ -1,0 +1,195 @@
+"""What the device promises on the wire: pictures, verdicts, its self-test, what it refuses, what a reset leaves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from tiny_image import Tiny
+
+pytest.importorskip("smp", reason="smp is not installed: pip install 'diagline[firmware]'")
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler: apt-get install gcc")
+
+from line_device import IMAGE, INSPECT, OS, device, process  # noqa: E402
+
+from firmware_bridge.provision import Parameters  # noqa: E402
+
+MODEL = Tiny(width_px=8, height_px=4, bytes=9000, seed=1, version=2)
+KEY = bytes(range(32))
+GOOD, BAD = bytes([10]) * 32, bytes([240]) * 32
+
+
+def provisioned(flash: Path, parameters: Parameters) -> Path:
+    """A flash file of a device that leaves the factory so."""
+    with process(flash):
+        pass
+    with flash.open("r+b") as stream:
+        stream.write(parameters.encode())
+    return flash
+
+
+def refusal(reply: dict[str, object]) -> object:
+    err = reply.get("err")
+    return err["rc"] if isinstance(err, dict) else reply.get("rc")
+
+
+def test_a_picture_pushed_in_rows_gets_its_logit_and_verdict(tmp_path: Path) -> None:
+    with device(tmp_path / "flash.bin") as line:
+        line.flash(MODEL.build())
+        good, bad = line.inspect(GOOD), line.inspect(BAD, number=2)
+    assert (good["verdict"], good["logit"], good["gate"]) == ("PASS", 10 - 128, True)
+    assert (bad["verdict"], bad["logit"], bad["gate"], bad["pic"]) == ("REJECT", 240 - 128, False, 2)
+
+
+def test_requests_whose_reply_was_lost_can_be_sent_again(tmp_path: Path) -> None:
+    with device(tmp_path / "flash.bin") as line:
+        line.flash(MODEL.build())
+        line.ask(INSPECT, 1, pic=7)
+        assert line.ask(INSPECT, 2, pic=7, row=0, data=GOOD[:16]) == {"row": 2}
+        assert line.ask(INSPECT, 2, pic=7, row=0, data=GOOD[:16]) == {"row": 2}
+        assert line.ask(INSPECT, 2, pic=7, row=3, data=GOOD[:8]) == {"row": 2}, "a row was lost: go back"
+        assert refusal(line.ask(INSPECT, 3, pic=7)) == 3, "rows are missing"
+        assert line.ask(INSPECT, 2, pic=7, row=1, data=GOOD[8:]) == {"row": 4}
+        first = line.ask(INSPECT, 3, pic=7)
+        assert line.ask(INSPECT, 3, pic=7) == first
+        assert line.ask(INSPECT, 5)["passes"] == 1
+
+
+def test_rows_of_another_picture_or_another_size_are_refused(tmp_path: Path) -> None:
+    with device(tmp_path / "flash.bin") as line:
+        line.flash(MODEL.build())
+        line.ask(INSPECT, 1, pic=7)
+        assert refusal(line.ask(INSPECT, 2, pic=8, row=0, data=GOOD[:8])) == 2
+        assert refusal(line.ask(INSPECT, 2, pic=7, row=0, data=GOOD[:9])) == 3
+        assert refusal(line.ask(INSPECT, 2, pic=7, row=0, data=bytes(8 * 5))) == 3
+        assert refusal(line.ask(INSPECT, 2, pic=7, row=2**32 - 1, data=GOOD[:16])) == 3
+
+
+def test_the_gate_opens_for_a_confirmed_pass_alone_and_for_half_a_second(tmp_path: Path) -> None:
+    with device(tmp_path / "flash.bin") as line:
+        image = MODEL.build()
+        line.upload(image)
+        line.ask(IMAGE, 0, hash=image[-64:-32])
+        line.ask(OS, 5, write=True)
+        assert (line.info()["boot"], line.inspect(GOOD)["gate"]) == ("trial", False)
+        line.ask(IMAGE, 0, confirm=True)
+        assert line.inspect(BAD)["gate"] is False
+        assert line.inspect(GOOD)["gate"] is True
+        assert line.info()["gate"] is True
+        line.ask(INSPECT, 1, pic=9)
+        assert line.info()["gate"] is False, "the next picture closes it"
+        assert line.inspect(GOOD)["gate"] is True
+        line.ask(IMAGE, 0)
+        assert line.info()["gate"] is False, "whoever touches images closes it"
+        assert line.inspect(GOOD)["gate"] is True
+        opened = line.ask(INSPECT, 5)["uptime_us"]
+        while line.info()["gate"]:
+            assert line.ask(INSPECT, 5)["uptime_us"] < opened + 5_000_000
+
+
+def test_a_model_that_fails_its_golden_pictures_is_left_at_once(tmp_path: Path) -> None:
+    with device(tmp_path / "flash.bin") as line:
+        line.flash(MODEL.build())
+        wrong = replace(MODEL, seed=5, wrong_golden=True).build()
+        assert line.upload(wrong)["match"] is True
+        line.ask(IMAGE, 0, hash=wrong[-64:-32], confirm=True)
+        line.ask(OS, 5, write=True)
+        info = line.info()
+        assert (info["boot"], info["hash"], info["trusted"]) == ("failed trial", MODEL.build()[-64:-32], True)
+        assert line.ask(INSPECT, 4, write=True) == {"passed": 3, "golden": 3, "trusted": True}
+
+
+def test_a_permanent_request_is_confirmed_by_the_device_itself(tmp_path: Path) -> None:
+    with device(tmp_path / "flash.bin") as line:
+        image = MODEL.build()
+        line.upload(image)
+        line.ask(IMAGE, 0, hash=image[-64:-32], confirm=True)
+        line.ask(OS, 5, write=True)
+        assert (line.info()["boot"], line.info()["confirmed"]) == ("trial", True)
+
+
+def test_only_images_signed_with_its_key_are_accepted(tmp_path: Path) -> None:
+    flash = provisioned(tmp_path / "flash.bin", Parameters(name="station 3", key=KEY))
+    with device(flash) as line:
+        assert (line.info()["signed"], line.info()["name"]) == (True, "station 3")
+        assert refusal(line.upload(MODEL.build())) == 64
+        assert refusal(line.upload(replace(MODEL, key=b"another").build())) == 64
+        line.flash(replace(MODEL, key=KEY).build())
+    with device(tmp_path / "development.bin") as line:
+        assert refusal(line.upload(replace(MODEL, key=KEY).build())) == 64
+
+
+def test_a_model_for_another_camera_is_refused_before_anything_is_erased(tmp_path: Path) -> None:
+    flash = provisioned(tmp_path / "flash.bin", Parameters(camera=(8, 4, 1)))
+    with device(flash) as line:
+        before = flash.read_bytes()
+        assert refusal(line.upload(replace(MODEL, width_px=16).build())) == 65
+        assert flash.read_bytes() == before
+        line.flash(MODEL.build())
+
+
+def test_damaged_parameters_lock_the_device(tmp_path: Path) -> None:
+    flash = provisioned(tmp_path / "flash.bin", Parameters(key=KEY))
+    with device(flash) as line:
+        line.flash(replace(MODEL, key=KEY).build())
+    with flash.open("r+b") as stream:
+        stream.seek(60)
+        stream.write(b"\0")
+    with device(flash) as line:
+        assert (line.info()["locked"], line.info()["boot"]) == (True, "empty")
+        assert refusal(line.upload(MODEL.build())) == 66
+
+
+def test_an_upload_goes_on_after_a_power_cut_where_it_was(tmp_path: Path) -> None:
+    image = replace(MODEL, bytes=40_000).build()
+    first = {"off": 0, "data": image[:1024], "len": len(image), "sha": sha256(image).digest()}
+    with device(tmp_path / "flash.bin") as line:
+        reply = line.ask(IMAGE, 1, **first)
+        while reply["off"] < 30_000:
+            reply = line.ask(IMAGE, 1, off=reply["off"], data=image[reply["off"] :][:1024])
+    with device(tmp_path / "flash.bin") as line:
+        assert refusal(line.ask(IMAGE, 1, off=reply["off"], data=image[reply["off"] :][:1024])) == 20
+        assert line.ask(IMAGE, 1, **first) == {"off": 28_672}
+        line.flash(image)
+
+
+def test_a_cut_of_the_process_in_a_flash_operation_leaves_the_old_model(tmp_path: Path) -> None:
+    new = replace(MODEL, seed=9).build()
+    with device(tmp_path / "flash.bin") as line:
+        line.flash(MODEL.build())
+    with process(tmp_path / "flash.bin", **os.environ, DIAGLINE_CUT_AT="100") as (running, path):
+        import serial
+        from line_device import Line
+
+        with serial.Serial(path, timeout=30) as port, pytest.raises((AssertionError, serial.SerialException)):
+            Line(port).upload(new)
+        assert running.wait(30) == 137
+    with device(tmp_path / "flash.bin") as line:
+        assert line.info()["hash"] == MODEL.build()[-64:-32]
+        line.flash(new)
+
+
+def test_both_protocols_share_the_port(tmp_path: Path) -> None:
+    with device(tmp_path / "flash.bin") as line:
+        line.flash(MODEL.build())
+        line.port.reset_input_buffer()
+        assert line.say("name%") == ["m-name-dut-[host]"]
+        assert line.say("profile%") == ["m-profile-[ULPMark for tinyML Firmware V0.0.1]", "m-model-[tiny 1]"]
+        assert line.say("nonsense 3%") == ["e-[Unknown command: nonsense]"]
+        assert line.say("infer 1%") == ["e-[Load a picture of 32 bytes first]"]
+        assert line.say("db load 32%") == ["m-[Expecting 32 bytes]"]
+        assert line.say(f"db {bytes(31).hex()}%") == []
+        assert line.info()["model"] == "tiny 1", "a request between two commands"
+        assert line.say("db 20%") == ["m-load-done"]
+        assert line.say("db print%")[-1] == "m-buffer-" + "-".join(["00"] * 15 + ["20"])
+        lines = line.say("infer 3 1%")
+        assert [one.rstrip("0123456789") for one in lines[:5]] == [
+            "m-warmup-start-", "m-warmup-done", "m-infer-start-", "m-lap-us-", "m-lap-us-",
+        ]  # fmt: skip
+        assert lines[5:] == ["m-infer-done", "m-results-[-63.500]"], "logit -127 at a scale of 0.5"
+        assert line.say("results%") == ["m-results-[-63.500]"]
+        assert line.info()["gate"] is False
