@@ -88,10 +88,10 @@ def doctor(
 
 def _serial_ports() -> Iterator[Finding]:
     from edge_runtime.doctor.probes import well
-    from firmware_bridge import device
+    from firmware_bridge import ports as serial_ports
 
     try:
-        ports = device.list_ports()
+        ports = serial_ports.list_ports()
     except MissingExtraError as error:
         yield well("serial ports", "not looked for", str(error).rpartition("; ")[2])
         return
