@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from diagline import cli_box, cli_keys, cli_proof, signing
+from diagline import cli_box, cli_device, cli_keys, cli_proof, signing
 from diagline import config as configs
 from diagline.cli_options import (
     AllowUnsigned,
@@ -37,16 +36,15 @@ from diagline.config import Config
 from diagline.console import SPEAKS, console
 from diagline.errors import ConfigError, DiaglineError, require
 
-HELP = "Defect-free pictures in, live int8 verdicts out: inspect, generate, train, distill, export, run, bench."
+HELP = "Defect-free pictures in, live int8 verdicts out: inspect, generate, train, distill, export, run, bench, flash."
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
 data_app = typer.Typer(no_args_is_help=True, help="Look at the pictures of a line.")
 app.add_typer(data_app, name="data")
-device_app = typer.Typer(no_args_is_help=True, help="Line devices on serial ports.")
-app.add_typer(device_app, name="device")
 
 cli_proof.add_to(app)
 cli_keys.add_to(app)
 cli_box.add_to(app)
+cli_device.add_to(app)
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
@@ -401,21 +399,6 @@ def demo(
     from diagline import demo as room
 
     room.demo(output, tuple(overrides or ()), tiny)
-
-
-@device_app.command("list")
-def device_list(as_json: Json = False) -> None:
-    """The serial ports of this machine."""
-    from firmware_bridge import device
-
-    ports = device.list_ports()
-    if as_json:
-        print(json.dumps([asdict(port) for port in ports]))
-        return
-    for port in ports:
-        console.print(f"{port.path}  {port.description}  {port.usb}".rstrip(), soft_wrap=True)
-    if not ports:
-        console.print("no serial ports; plug a device in, and check that this user may read it (group dialout)")
 
 
 def _threads(text: str) -> tuple[int, ...]:
