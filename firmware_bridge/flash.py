@@ -68,7 +68,10 @@ def flash(device: Device, payload: Payload, report: Report = lambda stage, done,
             _try(device, payload)
         golden = _prove(device, payload, report)
     except FlashError as error:
-        raise FlashError(f"{error}; {_left(device, payload, running)}") from error
+        raise FlashError(f"{error}; {_left(device, running)}") from error
+    except BaseException:
+        _left(device, running)
+        raise
     if not device.info()[0].confirmed:
         _confirm(device, payload)
     return Flashed(
@@ -135,7 +138,7 @@ def _confirm(device: Device, payload: Payload) -> None:
         raise FlashError(f"{device.where}: {payload.label} was not put in force: {_runs(running)}; repeat the command")
 
 
-def _left(device: Device, payload: Payload, before: Model | None) -> str:
+def _left(device: Device, before: Model | None) -> str:
     """Leave the new model, should it run on trial, and say what runs now."""
     try:
         info, running = device.info()
