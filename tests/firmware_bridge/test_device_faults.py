@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_image import Tiny
+from firmware_bridge.tiny import Tiny
 
 from firmware_bridge import build
 
