@@ -1,18 +1,12 @@
 """The C engine on this machine: built with its C compiler, called through ctypes.
 
-The library is made once per source, compiler and flags and lies in the user's cache folder. It is
-the last rung of the parity ladder and what golden answers fall back on. Leaves out: the device
+It is the last rung of the parity ladder, and what golden answers fall back on. Leaves out: the device
 around it (`emulator.py`).
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,12 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diagline.errors import FlashError
-from firmware_bridge import image
+from firmware_bridge import build, image
 from firmware_bridge.golden import Answer
 
-FIRMWARE = Path(__file__).with_name("firmware")
 SOURCES = ("rowstream.c", "image.c", "golden.c", "sha256.c", "kernels_generic.c")
-FLAGS = ("-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror", "-O2")
 STATUS = {
     0: "OK", -1: "not an image of this version, or a wrong offset or shape in it", -2: "its SHA-256 does not match",
     -3: "not signed with this key", -4: "too little RAM", -5: "not aligned", -6: "rows missing or too many",
@@ -34,41 +26,9 @@ STATUS = {
 NET_BYTES = 64  # more than rs_net takes on any host
 
 
-def compiler() -> str:
-    """The machine's C compiler.
-
-    Raises:
-        FlashError: there is none.
-    """
-    named = os.environ.get("CC")
-    for name in (named,) if named else ("cc", "gcc", "clang"):
-        if shutil.which(name):
-            return name
-    raise FlashError(f"no C compiler ({named or 'cc, gcc, clang'}); expected one; install it with: apt-get install gcc")
-
-
-def library(flags: Sequence[str] = ()) -> Path:
-    """The engine as a shared library, built if this source was not built before.
-
-    Raises:
-        FlashError: no compiler, or it refuses the source.
-    """
-    command = [compiler(), *FLAGS, *flags, "-shared", "-fPIC"]
-    key = hashlib.sha256(repr(command).encode())
-    for path in sorted([*FIRMWARE.glob("*.h"), *FIRMWARE.glob("*.c")]):
-        key.update(path.read_bytes())
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diagline"
-    target = cache / f"rowstream-{key.hexdigest()[:16]}.so"
-    if not target.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            made = Path(folder) / target.name
-            sources = [str(FIRMWARE / name) for name in SOURCES]
-            done = subprocess.run([*command, "-o", str(made), *sources], capture_output=True, text=True)
-            if done.returncode:
-                raise FlashError(f"{command[0]} cannot build the engine: {done.stderr.strip().splitlines()[-1]}")
-            made.replace(target)
-    return target
+def library(flags: Sequence[str] = ("-O2",)) -> Path:
+    """The engine as a shared library, built if this source was not built before; raises as `build.program`."""
+    return build.program("rowstream.so", SOURCES, (*flags, "-shared", "-fPIC"))
 
 
 class Engine:
