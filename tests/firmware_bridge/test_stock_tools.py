@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from firmware_bridge.tiny import Tiny
 
 pytest.importorskip("smpclient", reason="smpclient is not installed: pip install 'diagline[firmware]'")
