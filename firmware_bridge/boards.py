@@ -130,6 +130,18 @@ def run(board: Board, image: bytes, flags: Sequence[str] = ()) -> Run:
     return found
 
 
+def device(board: Board) -> Path:
+    """The device's firmware for a board.
+
+    Raises:
+        FlashError: no cross compiler, or it does not compile.
+    """
+    port = FIRMWARE / "port"
+    core = sorted(path.name for path in FIRMWARE.glob("*.c"))
+    sources = (*core, "port/cortex_m/startup.c", "port/cortex_m/device.c")
+    return build.program(f"device-{board.name}.elf", sources, (*link_flags(board), f"-I{port / board.name}"), CROSS)
+
+
 def _read(board: Board, text: str) -> Run:
     pictures: list[Picture] = []
     stack_bytes = 0

@@ -6,12 +6,17 @@
 extern uint32_t stack_top, data_from, data_start, data_end, bss_start, bss_end;
 int main(void);
 void reset(void);
-void fault(void);
+__attribute__((weak)) void fault(void);
+__attribute__((weak)) void tick(void);
 
 #define CPACR (*(volatile uint32_t *)0xe000ed88u)
 
 void fault(void) {
     semihost_exit(1);
+}
+
+/* SysTick has gone round: for programs that ask for its interrupt. */
+void tick(void) {
 }
 
 void reset(void) {
@@ -30,5 +35,5 @@ typedef struct {
 
 __attribute__((section(".vectors"), used)) static const vectors table = {
     &stack_top,
-    {reset, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault},
+    {reset, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault, tick},
 };

@@ -14,6 +14,13 @@ static inline void systick_start(void) {
     SYSTICK_CONTROL = 5; /* on, the processor's clock, no interrupt */
 }
 
+/* An interrupt (startup.c's tick) every `ticks`. */
+static inline void systick_start_rounds(uint32_t ticks) {
+    SYSTICK_RELOAD = ticks - 1;
+    SYSTICK_COUNT = 0;
+    SYSTICK_CONTROL = 7;
+}
+
 static inline uint32_t systick_since(uint32_t before) {
     return (before - SYSTICK_COUNT) & 0xffffffu;
 }
