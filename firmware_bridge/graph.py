@@ -188,7 +188,7 @@ class _Reader:
         if tensor.dtype is not np.int8 or tensor.scales.size != 1:
             self._refuse(operator, "expected an int8 tensor with one scale")
         shape = tensor.shape
-        if len(shape) not in (2, 4) or shape[0] != 1 or max(shape) > MAX_DEPTH or max(shape[1:-1], default=1) > MAX_SIDE:
+        if len(shape) not in (2, 4) or shape[0] != 1 or min(shape) < 1 or max(shape) > MAX_DEPTH or max(shape[1:-1], default=1) > MAX_SIDE:
             self._refuse(operator, "expected one picture's map or vector")
         self._maps[number] = found = _map(tensor)
         return number, found
