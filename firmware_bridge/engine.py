@@ -44,15 +44,15 @@ class Engine:
 
     def __init__(self, data: bytes, lib: Path | None = None) -> None:
         self._lib = ctypes.CDLL(str(lib or library()))
-        self.header, _ = image.read(data)
+        self.header = image.Header.unpack(data)
         self._size = len(data)
         self._image = _aligned(len(data))
         ctypes.memmove(self._image, data, len(data))
-        self._arena = _aligned(self.header.arena_bytes)
-        self._net = _aligned(NET_BYTES)
         info = _aligned(256)
         self._lib.rs_heat.restype = ctypes.c_void_p
         self._check("rs_parse", self._lib.rs_parse(self._image, ctypes.c_size_t(self._size), info))
+        self._arena = _aligned(self.header.arena_bytes)
+        self._net = _aligned(NET_BYTES)
         opened = self._lib.rs_open(
             self._net, self._image, ctypes.c_size_t(self._size), self._arena, ctypes.c_size_t(self.header.arena_bytes)
         )

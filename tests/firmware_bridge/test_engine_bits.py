@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagline.errors import FlashError
-from firmware_bridge import golden, image
+from firmware_bridge import golden
 from firmware_bridge.compile import Judgement, Network, compile_tflite
 from firmware_bridge.engine import Engine
 from training.student_spec import Block, Stem, StudentSpec
@@ -99,8 +99,6 @@ def test_rows_too_many_and_too_few_are_refused_and_a_new_picture_drops_the_old_o
 def test_the_engine_refuses_a_changed_image():
     _, data = golden_network()
     with pytest.raises(FlashError, match="SHA-256"):
-        Engine(data[:200] + bytes([data[200] ^ 1]) + data[201:])
-    with pytest.raises(FlashError, match="expected the image's"):
+        Engine(data[:-200] + bytes([data[-200] ^ 1]) + data[-199:])
+    with pytest.raises(FlashError, match="not an image"):
         Engine(data[:-4])
-    header, _ = image.read(data)
-    assert header.image_bytes == len(data)
