@@ -218,3 +218,70 @@ def of_spec(spec: StudentSpec, seed: int, heat: bool = True) -> bytes:
     pooled = net.pool(x, "MEAN" if spec.pool == "average" else "MAX_POOL_2D")
     logit = net.connect(pooled, 1) if len(net.shape(pooled)) == 2 else net.convolve(pooled, 1, activation=NONE)
     return net.finish(*([logit, net.convolve(x, 1, activation=NONE)] if heat else [logit]))
+
+
+def of_anything(seed: int) -> bytes:
+    """A network of every shape that the engine knows: kernels, strides, paddings, residuals of three kinds, poolings."""
+    rng = np.random.default_rng([seed, 1])
+    channels, height, width = int(rng.integers(1, 5)), int(rng.integers(9, 40)), int(rng.integers(9, 40))
+    net = Net(seed, (height, width, channels))
+    x = net.image
+    for _ in range(int(rng.integers(1, 5))):
+        x = _block(net, x, rng)
+    heat = net.convolve(x, 1, activation=NONE) if rng.random() < 0.5 and net.shape(x)[1] > 1 else None
+    if rng.random() < 0.2:
+        x = net.reshape(x, (1, int(np.prod(net.shape(x)))))if np.prod(net.shape(x)) < 4000 else net.pool(x, "MEAN")
+        # a map as it is, all of it connected
+        if len(net.shape(x)) == 2:
+            x = net.connect(x, int(rng.integers(1, 17)))
+            return net.finish(*(number for number in (x, heat) if number is not None))
+    x = net.pool(x, str(rng.choice(["AVERAGE_POOL_2D", "MAX_POOL_2D", "MEAN", "REDUCE_MAX"])))
+    outputs = int(rng.integers(1, 17))
+    x = net.connect(x, outputs) if rng.random() < 0.5 or len(net.shape(x)) == 2 else net.convolve(x, outputs, activation=NONE)
+    return net.finish(*(number for number in (x, heat) if number is not None))
+
+
+def _block(net: Net, x: int, rng: np.random.Generator) -> int:
+    channels, height, width = net.shape(x)[3], *net.shape(x)[1:3]
+    activation = int(rng.choice([NONE, RELU, RELU6, RELU_N1_TO_1]))
+    wide = int(rng.integers(1, 41))
+    match str(rng.choice(["convolve", "depthwise", "separable", "residual", "inverted", "shortcut", "padded"])):
+        case "convolve":
+            kernel = (int(rng.integers(1, min(height, 6) + 1)), int(rng.integers(1, min(width, 6) + 1)))
+            stride = (int(rng.integers(1, 4)), int(rng.integers(1, 4)))
+            return net.convolve(x, wide, kernel, stride, int(rng.choice([SAME, VALID])), activation, bias=bool(rng.random() < 0.8))
+        case "depthwise":
+            kernel = (int(rng.integers(1, min(height, 6) + 1)), int(rng.integers(1, min(width, 6) + 1)))
+            stride = (int(rng.integers(1, 4)), int(rng.integers(1, 4)))
+            outputs = channels if channels > 1 else wide
+            return net.convolve(x, outputs, kernel, stride, int(rng.choice([SAME, VALID])), activation, depthwise=True)
+        case "residual":
+            y = net.convolve(x, channels, (3, 3), depthwise=channels > 1)
+            return net.add(*rng.permutation([x, net.convolve(y, channels, activation=NONE)]).tolist(), activation)
+        case "inverted":
+            y = net.convolve(net.convolve(x, channels + 3), channels + 3, (3, 3), depthwise=True)
+            y = net.convolve(y, channels, activation=NONE)
+            return net.add(y, net.add(x, y), activation) if rng.random() < 0.3 else net.add(x, y, activation)
+        case "shortcut":
+            y = net.convolve(x, channels, (5, 5), (2, 2), depthwise=channels > 1)
+            return net.add(net.convolve(x, wide, (1, 1), (2, 2), activation=NONE), net.convolve(y, wide), activation)
+        case "padded":
+            if min(height, width) > 2:
+                x = net.pad(x, tuple(rng.integers(0, 2, 4).tolist()))
+            return net.convolve(x, wide, (3, 3), (2, 2), VALID if min(height, width) > 2 else SAME, activation)
+        case _:
+            stride = (int(rng.integers(1, 3)),) * 2
+            y = net.convolve(x, channels, (3, 3), stride, activation=activation, depthwise=channels > 1)
+            return net.convolve(y, wide, activation=activation)
+
+
+def pictures(seed: int, shape: tuple[int, int, int], count: int) -> list[NDArray[np.uint8]]:
+    """(height, width, channels) uint8: patches of random brightness and contrast, so that outputs vary."""
+    rng = np.random.default_rng([seed, 2])
+    made = []
+    for _ in range(count):
+        side = int(rng.integers(1, 12))
+        grid = (shape[0] // side + 1, shape[1] // side + 1, shape[2])
+        patches = rng.normal(rng.uniform(0, 255), rng.uniform(5, 120), grid).repeat(side, 0).repeat(side, 1)
+        made.append(patches[: shape[0], : shape[1]].clip(0, 255).astype(np.uint8))
+    return made
