@@ -21,7 +21,7 @@ from firmware_bridge.segments import Plan, Segment, last_uses, plan
 
 PITCH = 16  # a row of weights ends on it, so that a vector may be read over its end
 COLUMN_PX = 4
-SLACK_BYTES = 16
+SLACK_BYTES = 32
 NET_BYTES = 20  # rs_net on a 32-bit processor
 KEPT_BYTES = 8
 

@@ -37,6 +37,14 @@ def channel(bias: int, fixed: int, shift: int) -> Channel:
     return Channel(bias, fixed, max(shift, 0), max(-shift, 0))
 
 
+def rescale(value: int, by: Channel) -> int:
+    """What `rs_rescale` of the engine makes of a value (MultiplyByQuantizedMultiplier)."""
+    high = ((value << by.left) * by.multiplier + (1 << 30)) >> 31
+    if by.right == 0:
+        return high
+    return (high + (1 << (by.right - 1)) - (high < 0)) >> by.right
+
+
 def convolution_scale(source: float, weights: float, target: float) -> float:
     """Of one channel of a convolution, or of a fully connected layer with a scale for each."""
     return float(np.float32(source)) * float(np.float32(weights)) / float(np.float32(target))

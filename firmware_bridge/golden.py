@@ -19,6 +19,7 @@ from firmware_bridge.image import Golden
 
 SEEDS = (0, 2, 3, 0xD1A60008, 0xD1A60013, 0xD1A6001D)
 """Flat black and white, a ramp, noise in cells of 1, 8 and 32 pixels."""
+MICRO_ARENA_BYTES = 1 << 24  # the package's own guess, ten times the file, is too little for small networks
 Answer = tuple[NDArray[np.int8], NDArray[np.int8] | None]
 """(outputs,) int8 and (heat_rows, heat_columns) int8, None without a heat map."""
 Runner = Callable[[NDArray[np.uint8]], Answer]
@@ -67,7 +68,7 @@ def micro(network: Network) -> Runner:
         MissingExtraError: tflite-micro is not installed.
     """
     runtime = require("tflite_micro.python.tflite_micro.runtime", "workstation")
-    interpreter: Any = runtime.Interpreter.from_bytes(network.tflite)
+    interpreter: Any = runtime.Interpreter.from_bytes(network.tflite, arena_size=MICRO_ARENA_BYTES)
     header = network.header
     count = 2 if header.heat_rows else 1
 

@@ -7,7 +7,7 @@ tensor's name. Leaves out: in which order rows are computed and where they lie (
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 import numpy as np
@@ -188,7 +188,7 @@ class _Reader:
         if tensor.dtype is not np.int8 or tensor.scales.size != 1:
             self._refuse(operator, "expected an int8 tensor with one scale")
         shape = tensor.shape
-        if len(shape) not in (2, 4) or shape[0] != 1 or max(shape) > MAX_DEPTH or max(shape[1:-1], default=1) > MAX_SIDE:
+        if len(shape) not in (2, 4) or shape[0] != 1 or min(shape) < 1 or max(shape) > MAX_DEPTH or max(shape[1:-1], default=1) > MAX_SIDE:
             self._refuse(operator, "expected one picture's map or vector")
         self._maps[number] = found = _map(tensor)
         return number, found
@@ -212,27 +212,46 @@ class _Reader:
             if found.dtype is not np.int32 or found.data is None or found.data.shape != (outputs,):
                 self._refuse(operator, f"its bias {found} is no int32 constant, one an output")
             bias = found.data.astype(np.int64)
-        return tensor, tensor.data, bias
+        return tensor, tensor.data.copy(), bias
 
     def _channels(
         self, operator: Operator, source: Map, out: Map, weights: NDArray[np.int8], bias: NDArray[np.int64],
         scales: NDArray[np.float32], connected: bool = False,
     ) -> tuple[Channel, ...]:  # fmt: skip
-        """`weights` (out channels, depth)."""
+        """Of `weights` (out channels, depth), whose rows become 0 where a channel's output does not depend on them."""
         if scales.size not in (1, len(weights)):
             self._refuse(operator, f"{scales.size} scales of weights; expected one, or one an output")
         scale_of = fixed_point.connected_scale if connected and scales.size == 1 else fixed_point.convolution_scale
+        clamp = self._clamp(operator, out)
         found = []
-        for row, start, scale in zip(weights.astype(np.int64), bias, np.broadcast_to(scales, len(weights)), strict=True):
-            folded = int(start - source.zero_point * row.sum())
+        for row, start, scale in zip(weights, bias, np.broadcast_to(scales, len(weights)), strict=True):
+            sums = row.astype(np.int64)
+            folded = int(start - source.zero_point * sums.sum())
             one = fixed_point.channel(folded, *fixed_point.multiplier(scale_of(source.scale, scale, out.scale)))
-            reach = max(
-                abs(folded + int(np.where(row > 0, row * high, row * low).sum())) for low, high in ((-128, 127), (127, -128))
-            )
-            if one.left > 30 or reach << one.left >= ACCUMULATOR:
-                self._refuse(operator, f"its sums may reach {reach}, too much for 32 bits; check its scales")
+            low = folded + int(np.where(sums > 0, sums * -128, sums * 127).sum())
+            high = folded + int(np.where(sums > 0, sums * 127, sums * -128).sum())
+            if one.left > 30 or max(-low, high) << one.left >= ACCUMULATOR:
+                one = self._constant(operator, one, low, high, out, clamp)
+                row[:] = 0
             found.append(one)
         return tuple(found)
+
+    def _constant(
+        self, operator: Operator, one: Channel, low: int, high: int, out: Map, clamp: tuple[int, int]
+    ) -> Channel:
+        """A channel whose sums run from `low` to `high`, too far for the engine, where they all give the same output.
+
+        Training leaves such channels behind: weights that died, and a bias as large as int32.
+        """
+
+        def output(value: int) -> int:
+            return min(max(fixed_point.rescale(value, one) + out.zero_point, clamp[0]), clamp[1])
+
+        most = (ACCUMULATOR - 1) >> one.left
+        nearest = min(max(low, -most), most)
+        if max(-low, high) >= 1 << 31 or len({output(low), output(high), output(nearest)}) > 1:
+            self._refuse(operator, f"its sums reach from {low} to {high}, too far for 32 bits; check its scales")
+        return replace(one, bias=nearest)
 
     def _window(
         self, operator: Operator, source: Map, out: Map, kernel: tuple[int, int], depth: int

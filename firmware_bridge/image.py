@@ -275,5 +275,8 @@ def read(data: bytes) -> tuple[Header, list[Step]]:
     body, digest = data[:-TRAILER_BYTES], data[-TRAILER_BYTES:-DIGEST_BYTES]
     if hashlib.sha256(body).digest() != digest:
         raise FlashError(f"{header.name}: the image's SHA-256 does not match its bytes; make or copy it again")
-    offsets = range(header.steps_offset, len(body), Step.LAYOUT.size)
-    return header, [Step.unpack(data, offset) for offset, _ in zip(offsets, range(header.step_count), strict=False)]
+    end = header.steps_offset + header.step_count * Step.LAYOUT.size
+    try:
+        return header, [Step.unpack(body, offset) for offset in range(header.steps_offset, end, Step.LAYOUT.size)]
+    except (struct.error, ValueError) as error:
+        raise FlashError(f"{header.name}: {error} in the table of steps; make the image again") from error

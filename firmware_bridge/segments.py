@@ -86,7 +86,7 @@ def plan(graph: Graph) -> Plan:
             found.segments[home[node.inputs[0]]].feeds.append((node.inputs[0], len(found.segments)))
             found.segments.append(Segment(node, node.output))
             continue
-        place = max(home[number] for number in node.inputs)
+        place = _latest(found, {home[number] for number in node.inputs}, node)
         for number in node.inputs:
             if home[number] != place:
                 _bring(found, number, home[number], place)
@@ -94,6 +94,28 @@ def plan(graph: Graph) -> Plan:
         home[node.output] = place
     _unused(found, home)
     return play(found)
+
+
+def _latest(found: Plan, places: set[int], node: Node) -> int:
+    """Of the segments that a node takes maps from, the one whose rows always come last."""
+    if len(places) == 1:
+        return places.pop()
+    turns = [_Turn() for _ in found.segments]
+    moments: dict[int, list[int]] = {place: [] for place in places}
+    count = itertools.count()
+    for _ in range(found.graph.maps[found.graph.source].height):
+        turns[CAMERA].got += 1
+        for index in _rows(found, turns):
+            if index in moments:
+                moments[index].append(next(count))
+    one, other = places
+    later = {mine > yours for mine, yours in zip(moments[one], moments[other], strict=True)}
+    if len(later) > 1:
+        raise ExportError(
+            f"ADD at tensor {found.graph.maps[node.output].name!r}: neither arm's rows always come first; "
+            f"change the network, or stay with TFLite Micro"
+        )
+    return one if later.pop() else other
 
 
 def _bring(found: Plan, number: int, early: int, late: int) -> None:
@@ -125,7 +147,7 @@ def play(found: Plan) -> Plan:
     """Run the schedule over one picture: how long rows are kept, and what is left to do after the last one.
 
     Raises:
-        ExportError: rows of an ADD's early arm that come after the late one's.
+        ExportError: a map of which not all rows are made.
     """
     maps = found.graph.maps
     turns = [_Turn() for _ in found.segments]
@@ -138,11 +160,6 @@ def play(found: Plan) -> Plan:
             found.macs += found.segments[index].row_macs
             for keep in found.keeps:
                 written, read = turns[keep.writer].made, turns[keep.reader].made
-                if index == keep.reader and written < read:
-                    raise ExportError(
-                        f"tensor {maps[keep.number].name!r}: its rows come after those it is added to; "
-                        f"expected the arm with fewer rows of delay to be the input; change the network"
-                    )
                 pending = read - 1 if index == keep.reader else read  # the row just read was still needed
                 longest[keep] = max(longest[keep], written - pending)
     for segment, turn in zip(found.segments, turns, strict=True):

@@ -14,7 +14,7 @@
 
 #include "rowstream.h"
 
-enum { RS_VERSION = 1, RS_PITCH = 16, RS_SLACK = 16, RS_COLUMN_PX = 4, RS_MAX_SIDE = 4096, RS_MAX_STEPS = 1024 };
+enum { RS_VERSION = 1, RS_PITCH = 16, RS_SLACK = 32, RS_COLUMN_PX = 4, RS_MAX_SIDE = 4096, RS_MAX_STEPS = 1024 };
 #define RS_MAGIC 0x4d494c44u /* "DLIM" */
 
 /* What a step does. Heads are the first four. */

@@ -9,7 +9,8 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from tiny_image import Tiny
+
+from firmware_bridge.tiny import Tiny
 
 pytest.importorskip("smp", reason="smp is not installed: pip install 'diagline[firmware]'")
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler: apt-get install gcc")

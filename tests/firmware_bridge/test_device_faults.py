@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_image import Tiny
 
 from firmware_bridge import build
+from firmware_bridge.tiny import Tiny
 
 SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined")
 SLOT_BYTES = 2048

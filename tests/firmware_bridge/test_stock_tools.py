@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_image import Tiny
+
+from firmware_bridge.tiny import Tiny
 
 pytest.importorskip("smpclient", reason="smpclient is not installed: pip install 'diagline[firmware]'")
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler: apt-get install gcc")

@@ -6,6 +6,7 @@ Leaves out: any retry; a lost reply is a failed test.
 
 from __future__ import annotations
 
+import re
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -19,11 +20,12 @@ import cbor2
 import serial
 import smp.packet
 
-from firmware_bridge import build
+from firmware_bridge import boards, build
 
 HEADER = struct.Struct("!BBHHBB")
 READ, WRITE, OS, IMAGE, INSPECT = 0, 2, 0, 1, 64
 TIMEOUT_S = 30
+FLASH_BYTES = (4 + 2 * 128) * 4096  # firmware/flash_map.h
 
 
 @dataclass
@@ -93,7 +95,8 @@ class Line:
 
     def flash(self, image: bytes) -> None:
         """Uploads, tries and confirms an image."""
-        assert self.upload(image)["match"] is True
+        reply = self.upload(image)
+        assert reply.get("match") is True, reply
         assert "images" in self.ask(IMAGE, 0, hash=image[-64:-32])
         self.ask(OS, 5, write=True)
         assert self.info()["boot"] == "trial"
@@ -127,3 +130,31 @@ def device(flash: Path, *arguments: str, **environment: str) -> Iterator[Line]:
     """The host port on a flash file, and an open line to it."""
     with process(flash, *arguments, **environment) as (_, path), serial.Serial(path, timeout=TIMEOUT_S) as port:
         yield Line(port)
+
+
+EXTERNAL_BYTES = {"mps2_an386": 16 << 20, "mps2_an500": 16 << 20, "mps3_an547": 2 << 30}
+
+
+@contextmanager
+def board(name: str, flash: Path) -> Iterator[Line]:
+    """The device on a board that QEMU emulates, its flash a file; and an open line to it."""
+    external = EXTERNAL_BYTES[name]
+    if not flash.exists():
+        with flash.open("wb") as stream:
+            stream.write(b"\xff" * FLASH_BYTES)
+            stream.truncate(external)
+    command = [
+        boards.QEMU, "-M", f"{boards.BOARDS[name].machine},memory-backend=flash", "-object",
+        f"memory-backend-file,id=flash,mem-path={flash},size={external},share=on", "-display", "none",
+        "-monitor", "none", "-serial", "pty", "-kernel", str(boards.device(boards.BOARDS[name])),
+    ]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+        try:
+            assert running.stdout is not None
+            said = running.stdout.readline()
+            found = re.search(r"redirected to (\S+)", said)
+            assert found is not None, said
+            with serial.Serial(found[1], timeout=TIMEOUT_S) as port:
+                yield Line(port)
+        finally:
+            running.kill()

@@ -9,9 +9,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from firmware_bridge.image import Golden, Header, Kind, Step, aligned, assemble
-
-KEPT_BYTES, OUTPUT_BYTES, SLACK_BYTES = 8, 16, 16
+from firmware_bridge.compile import KEPT_BYTES, SLACK_BYTES
+from firmware_bridge.image import MAX_OUTPUTS, Golden, Header, Kind, Step, aligned, assemble
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Tiny:
             Step(Kind.OUTPUT, tile_px=1, in_width=1, in_height=1, in_channels=channels, **one),
         ]
         scratch = width * channels
-        arena = len(steps) * KEPT_BYTES + OUTPUT_BYTES + 4 * channels + aligned(scratch) + SLACK_BYTES
+        arena = len(steps) * KEPT_BYTES + MAX_OUTPUTS + 4 * channels + aligned(scratch) + SLACK_BYTES
         answers = ((0, -128), (1, 0), (2, 126 if self.wrong_golden else 127))
         golden = [Golden(seed, 0, (value,) * channels) for seed, value in answers]
         header = Header(
