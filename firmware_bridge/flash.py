@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,6 +20,7 @@ from firmware_bridge.link import BAUD, NoAnswerError, Patience
 from firmware_bridge.payload import Payload, misfit
 from firmware_bridge.replies import Info, Model
 
+LOOK_S = 0.2
 TRIALS = 3  # a request for a trial, or the reset after it, may be lost
 Report = Callable[[str, int, int], object]
 """Called with a stage's name, what of it is done, and the whole."""
@@ -180,6 +181,8 @@ def flash_all(
     with ThreadPoolExecutor(len(ports)) as threads:
         futures = [threads.submit(one, port) for port in ports]
         try:
+            while wait(futures, LOOK_S).not_done:
+                pass  # a signal that another thread got is seen here
             return [_outcome(future) for future in futures]
         except BaseException:  # Ctrl-C: each device goes back to its old model before the port is let go
             stop.set()

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_image import Tiny
 
 pytest.importorskip("smp", reason="smp is not installed: pip install 'diagline[firmware]'")
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler: apt-get install gcc")
@@ -23,6 +22,7 @@ from firmware_bridge.flash import Flashed, flash, flash_all  # noqa: E402
 from firmware_bridge.payload import misfit, read_key  # noqa: E402
 from firmware_bridge.provision import Parameters  # noqa: E402
 from firmware_bridge.replies import Info  # noqa: E402
+from firmware_bridge.tiny import Tiny  # noqa: E402
 
 OLD, NEW = Tiny(bytes=9000, seed=1), Tiny(bytes=20_000, seed=2)
 KEY = bytes(range(32))
