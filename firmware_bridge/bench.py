@@ -85,6 +85,7 @@ class Speaker:
             FlashError: no `m-ready` in time, an error (`e-[...]`), or the port is gone.
         """
         lines: list[str] = []
+        wrong = ""
         until = time.monotonic() + patience_s
         try:
             self._port.write(f"{command}%".encode())
@@ -96,19 +97,23 @@ class Speaker:
                 self._bytes = rest
                 text = line.decode("ascii", "replace").strip()
                 if text.startswith("e-["):
-                    raise FlashError(f"{self.path}: {command[:20]!r} answered {text}; expected m-ready")
+                    wrong = text
                 if text == "m-ready":
-                    return lines
+                    break
                 if text:
                     lines.append(text)
+            else:
+                raise FlashError(
+                    f"{self.path}: no m-ready after {command[:20]!r} within {patience_s:g} s; expected a device that "
+                    f"speaks MLPerf Tiny's protocol; check power, cable and --baud"
+                )
         except OSError as error:  # pyserial's own error is one
             raise FlashError(
                 f"{self.path}: the port is gone at {command[:20]!r} ({error.strerror or error}); plug it in again"
             ) from error
-        raise FlashError(
-            f"{self.path}: no m-ready after {command[:20]!r} within {patience_s:g} s; expected a device that speaks "
-            f"MLPerf Tiny's protocol; check power, cable and --baud"
-        )
+        if wrong:
+            raise FlashError(f"{self.path}: {command[:20]!r} answered {wrong}; expected it to be carried out")
+        return lines
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from diagline.errors import FlashError
 
 BAUD = 115200
 OS, IMAGE, INSPECT = 0, 1, 64
-READ, WRITE, VERSION_2 = 0, 2, 1 << 3
+READ, RESPONSE, WRITE, VERSION_2 = 0, 1, 2, 1 << 3
 HEADER = struct.Struct("!BBHHBB")  # op and version, flags, length, group, sequence, command
 POLL_S = 0.05
 LONGEST_TEXT = 1 << 16
@@ -189,12 +189,12 @@ class Link:
             self._port.write(lines)
 
     def _reply(self, asked: bytes, until: float) -> dict[str, Any] | None:
-        op, _, _, group, number, command = HEADER.unpack(asked)
+        group, number, command = HEADER.unpack(asked)[3:]
         while (message := self._message(until)) is not None:
             if len(message) < HEADER.size:
                 continue
             found_op, _, length, *found = HEADER.unpack_from(message)
-            if found_op & 7 != (op & 7) + 1 or found != [group, number, command]:
+            if not found_op & RESPONSE or found != [group, number, command]:
                 continue  # to an earlier question
             if length == len(message) - HEADER.size and (body := _map(message[HEADER.size :])) is not None:
                 return body
