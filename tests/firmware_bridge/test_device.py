@@ -15,7 +15,7 @@ from firmware_bridge.tiny import Tiny
 pytest.importorskip("smp", reason="smp is not installed: pip install 'diagline[firmware]'")
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler: apt-get install gcc")
 
-from line_device import IMAGE, INSPECT, OS, device, process  # noqa: E402
+from line_device import IMAGE, INSPECT, device, process  # noqa: E402
 
 from firmware_bridge.provision import Parameters  # noqa: E402
 
@@ -75,7 +75,7 @@ def test_the_gate_opens_for_a_confirmed_pass_alone_and_for_half_a_second(tmp_pat
         image = MODEL.build()
         line.upload(image)
         line.ask(IMAGE, 0, hash=image[-64:-32])
-        line.ask(OS, 5, write=True)
+        line.reboot()
         assert (line.info()["boot"], line.inspect(GOOD)["gate"]) == ("trial", False)
         line.ask(IMAGE, 0, confirm=True)
         assert line.inspect(BAD)["gate"] is False
@@ -98,7 +98,7 @@ def test_a_model_that_fails_its_golden_pictures_is_left_at_once(tmp_path: Path) 
         wrong = replace(MODEL, seed=5, wrong_golden=True).build()
         assert line.upload(wrong)["match"] is True
         line.ask(IMAGE, 0, hash=wrong[-64:-32], confirm=True)
-        line.ask(OS, 5, write=True)
+        line.reboot()
         info = line.info()
         assert (info["boot"], info["hash"], info["trusted"]) == ("failed trial", MODEL.build()[-64:-32], True)
         assert line.ask(INSPECT, 4, write=True) == {"passed": 3, "golden": 3, "trusted": True}
@@ -109,7 +109,7 @@ def test_a_permanent_request_is_confirmed_by_the_device_itself(tmp_path: Path) -
         image = MODEL.build()
         line.upload(image)
         line.ask(IMAGE, 0, hash=image[-64:-32], confirm=True)
-        line.ask(OS, 5, write=True)
+        line.reboot()
         assert (line.info()["boot"], line.info()["confirmed"]) == ("trial", True)
 
 
