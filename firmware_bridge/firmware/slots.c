@@ -178,10 +178,6 @@ slots_status slots_request(slots *slots, bool permanent) {
     return set_stage(slots, STAGE_REQUESTED, permanent);
 }
 
-slots_status slots_cancel(slots *slots) {
-    return slots->state.stage == STAGE_REQUESTED ? set_stage(slots, STAGE_STEADY, false) : SLOTS_OK;
-}
-
 slots_status slots_confirm(slots *slots) {
     if (slots->state.stage != STAGE_TRYING) {
         return SLOTS_ERR_STATE;
