@@ -38,6 +38,7 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/edge_latency.py --quick
+	$(BIN)/python benchmarks/flash_faults.py --quick
 	$(BIN)/python benchmarks/generation.py --quick
 	$(BIN)/python benchmarks/training.py --quick
 

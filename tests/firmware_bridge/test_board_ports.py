@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(boards.missing() is not None, reason=str(boards.
 
 from line_device import FLASH_BYTES, IMAGE, board  # noqa: E402
 
-MODEL = Tiny(bytes=6000, seed=1, version=1)
+MODEL = Tiny(length=6000, seed=1, version=1)
 GOOD, BAD = bytes([10]) * 32, bytes([240]) * 32
 
 

@@ -19,7 +19,7 @@ from line_device import IMAGE, INSPECT, device, process  # noqa: E402
 
 from firmware_bridge.provision import Parameters  # noqa: E402
 
-MODEL = Tiny(width_px=8, height_px=4, bytes=9000, seed=1, version=2)
+MODEL = Tiny(width_px=8, height_px=4, length=9000, seed=1, version=2)
 KEY = bytes(range(32))
 GOOD, BAD = bytes([10]) * 32, bytes([240]) * 32
 
@@ -146,7 +146,7 @@ def test_damaged_parameters_lock_the_device(tmp_path: Path) -> None:
 
 
 def test_an_upload_goes_on_after_a_power_cut_where_it_was(tmp_path: Path) -> None:
-    image = replace(MODEL, bytes=40_000).build()
+    image = replace(MODEL, length=40_000).build()
     first = {"off": 0, "data": image[:1024], "len": len(image), "sha": sha256(image).digest()}
     with device(tmp_path / "flash.bin") as line:
         reply = line.ask(IMAGE, 1, **first)
