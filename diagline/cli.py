@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from diagline import cli_box, cli_keys, cli_proof, signing
+from diagline import cli_box, cli_device, cli_keys, cli_proof, signing
 from diagline import config as configs
 from diagline.cli_options import (
     AllowUnsigned,
@@ -47,6 +47,7 @@ app.add_typer(device_app, name="device")
 cli_proof.add_to(app)
 cli_keys.add_to(app)
 cli_box.add_to(app)
+cli_device.add_to(app)
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 

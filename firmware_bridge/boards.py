@@ -156,8 +156,8 @@ def _read(board: Board, text: str) -> Run:
     for line in text.splitlines():
         match line.split():
             case ["picture", seed, ticks, tail, right]:
-                counts = (round(int(count) * board.instructions_per_tick) for count in (ticks, tail))
-                pictures.append(Picture(int(seed), *counts, right == "1"))
+                whole, after = (round(int(count) * board.instructions_per_tick) for count in (ticks, tail))
+                pictures.append(Picture(int(seed), whole, after, right == "1"))
             case ["stack", used]:
                 stack_bytes = int(used)
     return Run(tuple(pictures), stack_bytes)

@@ -15,8 +15,11 @@ from firmware_bridge.tiny import Tiny
 pytest.importorskip("smp", reason="smp is not installed: pip install 'diagline[firmware]'")
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler: apt-get install gcc")
 
-from line_device import IMAGE, INSPECT, device, process  # noqa: E402
+import cbor2  # noqa: E402
+import serial  # noqa: E402
+from line_device import IMAGE, INSPECT, OS, WRITE, Line, device, process  # noqa: E402
 
+from firmware_bridge.fuzz import framed, message  # noqa: E402
 from firmware_bridge.provision import Parameters  # noqa: E402
 
 MODEL = Tiny(width_px=8, height_px=4, length=9000, seed=1, version=2)
@@ -163,9 +166,6 @@ def test_a_cut_of_the_process_in_a_flash_operation_leaves_the_old_model(tmp_path
     with device(tmp_path / "flash.bin") as line:
         line.flash(MODEL.build())
     with process(tmp_path / "flash.bin", **os.environ, DIAGLINE_CUT_AT="100") as (running, path):
-        import serial
-        from line_device import Line
-
         with serial.Serial(path, timeout=30) as port, pytest.raises((AssertionError, serial.SerialException)):
             Line(port).upload(new)
         assert running.wait(30) == 137
@@ -194,3 +194,31 @@ def test_both_protocols_share_the_port(tmp_path: Path) -> None:
         assert lines[5:] == ["m-infer-done", "m-results-[-63.500]"], "logit -127 at a scale of 0.5"
         assert line.say("results%") == ["m-results-[-63.500]"]
         assert line.info()["gate"] is False
+
+
+def test_a_cable_out_at_any_byte_of_a_request_does_not_spoil_the_next(tmp_path: Path) -> None:
+    with device(tmp_path / "flash.bin") as line:
+        echo = framed(message(WRITE, OS, 0, cbor2.dumps({"d": "x" * 120})))
+        for cut in range(len(echo)):
+            line.port.write(echo[:cut])
+            assert line.ask(OS, 0, d=f"{cut}") == {"r": f"{cut}"}
+
+
+@pytest.mark.parametrize(
+    ("group", "command", "body"),
+    [(OS, 0, b"\xa0"), (OS, 9, b"\xa0"), (IMAGE, 1, b"\xa1\x63off\xff"), (INSPECT, 1, b"\x80"), (9, 0, b"\xa0")],
+    ids=["no_text", "no_such_command", "not_whole", "no_map", "no_such_group"],
+)
+def test_a_malformed_request_is_answered_with_an_error(group: int, command: int, body: bytes, tmp_path: Path) -> None:
+    with device(tmp_path / "flash.bin") as line:
+        line.port.write(framed(message(WRITE, group, command, body)))
+        assert line.receive() == {"rc": 8 if command == 9 or group == 9 else 3}
+
+
+def test_hosts_of_the_first_protocol_version_get_errors_they_know(tmp_path: Path) -> None:
+    with device(tmp_path / "flash.bin") as line:
+        asked = message(WRITE, IMAGE, 0, cbor2.dumps({"hash": bytes(32)}))
+        line.port.write(framed(asked))
+        assert line.receive() == {"err": {"group": 1, "rc": 8}}
+        line.port.write(framed(bytes([WRITE]) + asked[1:]))
+        assert line.receive() == {"rc": 1}
