@@ -63,6 +63,17 @@ def test_requests_whose_reply_was_lost_can_be_sent_again(tmp_path: Path) -> None
         assert line.ask(INSPECT, 5)["passes"] == 1
 
 
+def test_the_last_piece_of_an_upload_can_be_sent_again(tmp_path: Path) -> None:
+    image = MODEL.build()
+    with device(tmp_path / "flash.bin") as line:
+        done = line.upload(image, piece=1000)
+        assert done == {"off": len(image), "match": True}
+        at = len(image) - len(image) % 992
+        assert line.ask(IMAGE, 1, off=at, data=image[at:]) == done
+        assert line.ask(IMAGE, 1, off=0, data=image[:1000], len=len(image), sha=sha256(image).digest()) == done
+        assert refusal(line.ask(IMAGE, 1, off=at, data=image[at:-1])) == 20, "not the last piece of what is there"
+
+
 def test_rows_of_another_picture_or_another_size_are_refused(tmp_path: Path) -> None:
     with device(tmp_path / "flash.bin") as line:
         line.flash(MODEL.build())
