@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help install demo test soak check bench test-edge clean
+.PHONY: help install demo test soak check bench firmware test-edge clean
 help:
 	@echo "make demo       the whole line on painted parts; ends with runs/demo/report.html"
 	@echo "make test       the tests"
@@ -11,6 +11,7 @@ help:
 	@echo "make check      ruff, mypy and the tests that take seconds"
 	@echo "make soak       the long tests"
 	@echo "make bench      the benchmarks, quick"
+	@echo "make firmware   the line device for every board: text, RAM and worst-case stack"
 	@echo "make test-edge  the edge extra alone, in an environment of its own, without torch"
 
 install: $(STAMP)
@@ -31,13 +32,18 @@ soak: $(STAMP)
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	if command -v clang-format >/dev/null; then clang-format --dry-run --Werror $$(git ls-files '*.[ch]'); fi
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/diagline tests/test_imports.py
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/edge_latency.py --quick
+	$(BIN)/python benchmarks/flash_faults.py --quick
 	$(BIN)/python benchmarks/generation.py --quick
 	$(BIN)/python benchmarks/training.py --quick
+
+firmware: $(STAMP)
+	$(BIN)/python -m firmware_bridge.footprint
 
 test-edge:
 	$(PYTHON) -m venv .venv-edge

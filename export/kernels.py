@@ -1,6 +1,6 @@
-"""One int8 TFLite file on every set of kernels there is: XNNPACK's, the reference ones, TFLite Micro's.
+"""One int8 TFLite file on every set of kernels there is: XNNPACK's, the reference ones, TFLite Micro's, our C engine's.
 
-A microcontroller runs TFLite Micro's, which must equal the reference ones bit for bit; a box
+A microcontroller runs one of the last two, which must equal the reference ones bit for bit; a box
 runs XNNPACK's, which round once where those round twice. Leaves out: the box's own engine
 (`edge_runtime/engines/`), which writes into buffers made once.
 """
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from diagline.errors import require
 from edge_runtime.engines.quiet import native_stderr_off
+from firmware_bridge import engine
+from firmware_bridge.compile import Judgement, compile_tflite
 
 Kernels = Callable[[NDArray[np.int8]], list[NDArray[Any]]]
 """A `(1, height_px, width_px, channels)` int8 picture to the file's outputs, raw, in their order."""
@@ -67,5 +69,21 @@ def micro(data: bytes) -> Kernels:
         interpreter.set_input(image_i8, 0)
         interpreter.invoke()
         return [interpreter.get_output(number) for number in range(ends.OutputsLength())]
+
+    return run
+
+
+def c_engine(data: bytes) -> Kernels:
+    """The file as a model image in the row-streaming engine, built by this machine's C compiler; logits come first.
+
+    Raises:
+        ExportError: the engine does not know one of its operators.
+        FlashError: no C compiler.
+    """
+    opened = engine.Engine(compile_tflite(data, Judgement("parity")).image([]))
+
+    def run(image_i8: NDArray[np.int8]) -> list[NDArray[Any]]:
+        outputs, heat = opened.run(image_i8[0].view(np.uint8) ^ 0x80)
+        return [outputs] if heat is None else [outputs, heat]
 
     return run

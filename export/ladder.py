@@ -1,4 +1,4 @@
-"""The parity ladder: torch, ONNX fp32, ONNX int8, TFLite int8, its reference kernels, TFLite Micro's.
+"""The parity ladder: torch, ONNX fp32, ONNX int8, TFLite int8, its reference kernels, TFLite Micro's, the C engine.
 
 Each form is held against the top one (do its verdicts still stand?) and against the one above
 it (where did they change?). The gate refuses a ladder whose verdicts flip. Leaves out: running
@@ -27,8 +27,12 @@ from training import evaluate
 from training.student import Student
 from training.student_spec import StudentSpec
 
-TORCH, REFERENCE, MICRO = "torch", "tflite_reference", "tflite_micro"
-ORACLES: dict[str, Callable[[bytes], Kernels]] = {REFERENCE: kernels.reference, MICRO: kernels.micro}
+TORCH, REFERENCE, MICRO, ENGINE = "torch", "tflite_reference", "tflite_micro", "c_engine"
+ORACLES: dict[str, Callable[[bytes], Kernels]] = {
+    REFERENCE: kernels.reference,
+    MICRO: kernels.micro,
+    ENGINE: kernels.c_engine,
+}
 LOOKED_AT = 8  # pictures whose maps are compared, those nearest to the threshold
 
 
@@ -78,6 +82,7 @@ class Ladder:
         pictures: how many.
         steps: from the top form on; the top's own step differs from nothing.
         exact: pictures on which TFLite Micro's kernels gave the reference ones' bits; None without TFLite.
+        engine_exact: those on which the C engine gave TFLite Micro's; None without TFLite.
         escaped: golden defects that a form passes and the top one rejects, as "form: picture".
         golden: how many golden pictures were shown.
     """
@@ -85,6 +90,7 @@ class Ladder:
     pictures: int
     steps: tuple[Step, ...]
     exact: int | None
+    engine_exact: int | None
     escaped: tuple[str, ...]
     golden: int
 
@@ -102,9 +108,9 @@ class Ladder:
         ]
         if allowed < 1:  # 1 is the word of someone who only wants to see the chain run
             found += [f"golden defect passed by {one}" for one in self.escaped]
-        if self.exact is not None and self.exact < self.pictures:
-            apart = self.pictures - self.exact
-            found.append(f"{MICRO} differs from {REFERENCE} on {apart} of {self.pictures} pictures")
+        for below, above, exact in ((MICRO, REFERENCE, self.exact), (ENGINE, MICRO, self.engine_exact)):
+            if exact is not None and exact < self.pictures:
+                found.append(f"{below} differs from {above} on {self.pictures - exact} of {self.pictures} pictures")
         return found
 
     def without(self, form: str) -> Ladder:
@@ -124,6 +130,7 @@ class Ladder:
             "allowed_flips": allowed,
             "forms": forms,
             "micro_equals_reference": self.exact,
+            "engine_equals_micro": self.engine_exact,
             "golden": self.golden,
             "golden_escaped": list(self.escaped),
             "refusals": self.refusals(allowed),
@@ -202,10 +209,15 @@ def build(forms: Forms, said: Parity, golden: Parity) -> Ladder:
                 born=layers.born(errors.get(name, {})),
             )
         )
-    exact = None
-    if REFERENCE in forms.formats:
-        exact = int(np.sum(said.outputs[REFERENCE] == said.outputs[MICRO]))
-    return Ladder(len(said.pictures), tuple(steps), exact, tuple(_escaped(forms, golden)), len(golden.pictures))
+    exact, engine_exact = (_same_bits(said, above, below) for above, below in ((REFERENCE, MICRO), (MICRO, ENGINE)))
+    escaped = tuple(_escaped(forms, golden))
+    return Ladder(len(said.pictures), tuple(steps), exact, engine_exact, escaped, len(golden.pictures))
+
+
+def _same_bits(said: Parity, above: str, below: str) -> int | None:
+    if above not in said.outputs:
+        return None
+    return int(np.sum(said.outputs[above] == said.outputs[below]))
 
 
 def _logits(forms: Forms, said: Parity, name: str) -> NDArray[np.float64]:
@@ -253,7 +265,8 @@ def _errors(forms: Forms, said: Parity, margins: NDArray[np.float64]) -> dict[st
         return {}
     nearest = np.argsort(np.abs(margins), kind="stable")[:LOOKED_AT]
     images = [preprocess(home.read_image(sample), forms.contract) for home, sample in (said.shown[i] for i in nearest)]
-    readers = {name: _reader(forms, forms.spec, name) for name in forms.names}
+    # the C engine keeps no maps to look at: its bits are TFLite Micro's, or the gate is shut
+    readers = {name: _reader(forms, forms.spec, name) for name in forms.names if name != ENGINE}
     pairs = itertools.pairwise(readers)
     return {name: layers.errors(readers[above], readers[name], images) for above, name in pairs}
 

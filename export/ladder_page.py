@@ -16,7 +16,7 @@ from diagline import files
 from diagline.errors import require
 from diagline.report import Page
 from diagline.samples import DEFECT
-from export.ladder import MICRO, REFERENCE, Flip, Ladder, Step, flipped
+from export.ladder import ENGINE, MICRO, REFERENCE, Flip, Ladder, Step, flipped
 from export.parity import Picture
 
 SHOWN = 40
@@ -61,7 +61,10 @@ def exact_text(ladder: Ladder) -> str:
     """Whether a microcontroller gives the reference kernels' bits, in words; empty without TFLite."""
     if ladder.exact is None:
         return ""
-    return f"{MICRO} gives the bits of {REFERENCE} on {ladder.exact} of {ladder.pictures} pictures."
+    return (
+        f"Of {ladder.pictures} pictures, {MICRO} gives the bits of {REFERENCE} on {ladder.exact}, "
+        f"{ENGINE} those of {MICRO} on {ladder.engine_exact}."
+    )
 
 
 def terminal(title: str, ladder: Ladder) -> Table:

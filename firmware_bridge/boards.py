@@ -130,16 +130,24 @@ def run(board: Board, image: bytes, flags: Sequence[str] = ()) -> Run:
     return found
 
 
+def device_sources() -> tuple[str, ...]:
+    """The C files of the device on a board."""
+    core = sorted(path.name for path in FIRMWARE.glob("*.c"))
+    return (*core, "port/cortex_m/startup.c", "port/cortex_m/device.c")
+
+
+def device_flags(board: Board) -> tuple[str, ...]:
+    """What compiler and linker are told for the device on a board."""
+    return (*link_flags(board), f"-I{FIRMWARE / 'port' / board.name}")
+
+
 def device(board: Board) -> Path:
     """The device's firmware for a board.
 
     Raises:
         FlashError: no cross compiler, or it does not compile.
     """
-    port = FIRMWARE / "port"
-    core = sorted(path.name for path in FIRMWARE.glob("*.c"))
-    sources = (*core, "port/cortex_m/startup.c", "port/cortex_m/device.c")
-    return build.program(f"device-{board.name}.elf", sources, (*link_flags(board), f"-I{port / board.name}"), CROSS)
+    return build.program(f"device-{board.name}.elf", device_sources(), device_flags(board), CROSS)
 
 
 def _read(board: Board, text: str) -> Run:
@@ -148,8 +156,8 @@ def _read(board: Board, text: str) -> Run:
     for line in text.splitlines():
         match line.split():
             case ["picture", seed, ticks, tail, right]:
-                counts = (round(int(count) * board.instructions_per_tick) for count in (ticks, tail))
-                pictures.append(Picture(int(seed), *counts, right == "1"))
+                whole, after = (round(int(count) * board.instructions_per_tick) for count in (ticks, tail))
+                pictures.append(Picture(int(seed), whole, after, right == "1"))
             case ["stack", used]:
                 stack_bytes = int(used)
     return Run(tuple(pictures), stack_bytes)

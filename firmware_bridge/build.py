@@ -83,13 +83,3 @@ def host_port() -> Path:
     """
     core = sorted(path.name for path in FIRMWARE.glob("*.c"))
     return program("device_host", [*core, "port/host/port.c"])
-
-
-def fault_campaigns(flags: Sequence[str] = ("-O2",)) -> Path:
-    """The fault campaigns on a device of memory, with small flash: `faults CAMPAIGN OLD NEW ...`, see faults.c there.
-
-    Raises:
-        FlashError: as `program`.
-    """
-    core = sorted(path.name for path in FIRMWARE.glob("*.c") if path.name != "main.c")
-    return program("faults", [*core, *(f"port/fake/{name}.c" for name in ("fake", "host", "faults"))], (*flags, *SMALL))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -250,8 +251,7 @@ class _Writer:
         if target is None:
             return step
         if isinstance(target, tuple):
-            number, segment = target
-            return replace(step, target=self._kept.get(target, self._first[segment]))
+            return replace(step, target=self._kept.get(target, self._first[target[1]]))
         return replace(step, target=self._first[target])
 
     def _computed(self, node: Node | None, number: int, places: _Places) -> None:
@@ -305,7 +305,7 @@ class _Writer:
         return at
 
 
-def _flat(here: Map) -> dict[str, int]:
+def _flat(here: Map) -> dict[str, Any]:
     """The sizes of a step whose input and output are alike."""
     sizes = {"width": here.width, "height": here.height, "channels": here.channels}
     return {f"{end}_{name}": value for end in ("in", "out") for name, value in sizes.items()}

@@ -62,7 +62,9 @@ def mean_multiplier(source: float, target: float, cells: int) -> tuple[int, int]
     return (fixed << by) // cells, shift - by
 
 
-def add_multipliers(one: float, other: float, target: float) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+def add_multipliers(
+    one: float, other: float, target: float
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
     """Of ADD: its two inputs brought to half the larger scale, and their sum, which is 2^20 times too large."""
     twice = 2 * max(float(np.float32(one)), float(np.float32(other)))
     total = twice / ((1 << 20) * float(np.float32(target)))

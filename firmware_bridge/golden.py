@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diagline.errors import require
 from firmware_bridge.compile import Network
 from firmware_bridge.image import Golden
 
 SEEDS = (0, 2, 3, 0xD1A60008, 0xD1A60013, 0xD1A6001D)
 """Flat black and white, a ramp, noise in cells of 1, 8 and 32 pixels."""
-MICRO_ARENA_BYTES = 1 << 24  # the package's own guess, ten times the file, is too little for small networks
 Answer = tuple[NDArray[np.int8], NDArray[np.int8] | None]
 """(outputs,) int8 and (heat_rows, heat_columns) int8, None without a heat map."""
 Runner = Callable[[NDArray[np.uint8]], Answer]
@@ -59,25 +56,3 @@ def answers(network: Network, run: Runner, seeds: Sequence[int] = SEEDS) -> list
         crc = 0 if heat is None else zlib.crc32(heat.tobytes())
         found.append(Golden(seed, crc, tuple(outputs.tolist())))
     return found
-
-
-def micro(network: Network) -> Runner:
-    """The network on TFLite Micro's reference kernels.
-
-    Raises:
-        MissingExtraError: tflite-micro is not installed.
-    """
-    runtime = require("tflite_micro.python.tflite_micro.runtime", "workstation")
-    interpreter: Any = runtime.Interpreter.from_bytes(network.tflite, arena_size=MICRO_ARENA_BYTES)
-    header = network.header
-    count = 2 if header.heat_rows else 1
-
-    def run(image_u8: NDArray[np.uint8]) -> Answer:
-        interpreter.set_input((image_u8 ^ 0x80).view(np.int8)[None], 0)
-        interpreter.invoke()
-        ends = [interpreter.get_output(number) for number in range(count)]
-        first = next(i for i, end in enumerate(ends) if end.size == header.outputs)
-        heat = ends[1 - first].reshape(header.heat_rows, header.heat_columns) if count == 2 else None
-        return ends[first].reshape(-1), heat
-
-    return run

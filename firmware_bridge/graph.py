@@ -188,7 +188,13 @@ class _Reader:
         if tensor.dtype is not np.int8 or tensor.scales.size != 1:
             self._refuse(operator, "expected an int8 tensor with one scale")
         shape = tensor.shape
-        if len(shape) not in (2, 4) or shape[0] != 1 or min(shape) < 1 or max(shape) > MAX_DEPTH or max(shape[1:-1], default=1) > MAX_SIDE:
+        if (
+            len(shape) not in (2, 4)
+            or shape[0] != 1
+            or min(shape) < 1
+            or max(shape) > MAX_DEPTH
+            or max(shape[1:-1], default=1) > MAX_SIDE
+        ):
             self._refuse(operator, "expected one picture's map or vector")
         self._maps[number] = found = _map(tensor)
         return number, found
@@ -277,7 +283,7 @@ class _Reader:
     def _convolution(self, operator: Operator) -> None:
         tensor, weights, bias = self._filter(operator)
         source = self._in(operator, padded=True)
-        number, out = self._out(operator)
+        number, _ = self._out(operator)
         outputs, rows, columns, depth = weights.shape
         if depth != self._maps[source].channels:
             self._refuse(operator, f"{depth} input channels of {self._maps[source].channels}; grouped is not known")
@@ -344,7 +350,10 @@ class _Reader:
         one, other = self._in(operator, 0), self._in(operator, 1)
         number, out = self._out(operator)
         first, second = self._maps[one], self._maps[other]
-        if any((each.height, each.width, each.channels) != (out.height, out.width, out.channels) for each in (first, second)):
+        if any(
+            (each.height, each.width, each.channels) != (out.height, out.width, out.channels)
+            for each in (first, second)
+        ):
             self._refuse(operator, "its inputs are not of one shape; broadcasting is not known")
         if one == other:
             self._refuse(operator, "a map added to itself is not known")
@@ -366,16 +375,14 @@ class _Reader:
 
     def _reduce(self, operator: Operator) -> None:
         source = self._in(operator)
-        number, out = self._out(operator)
+        number, _ = self._out(operator)
         axes = self._file.tensors[operator.inputs[1]].data
         if axes is None or sorted(int(axis) % 4 for axis in np.atleast_1d(axes)) != [1, 2]:
             self._refuse(operator, "only over the whole height and width is known")
         method = Method.MEAN if operator.name == "MEAN" else Method.MAXIMUM
         self._reduced(operator, source, number, method, (-128, 127))
 
-    def _reduced(
-        self, operator: Operator, source: int, number: int, method: Method, clamp: tuple[int, int]
-    ) -> None:
+    def _reduced(self, operator: Operator, source: int, number: int, method: Method, clamp: tuple[int, int]) -> None:
         inside, out = self._maps[source], self._maps[number]
         cells = inside.height * inside.width
         if out.channels != inside.channels or cells > 1 << 23:
@@ -426,4 +433,3 @@ def _same(size: int, out: int, kernel: int, stride: int) -> tuple[int, int]:
     """TensorFlow's SAME along one side; the odd one comes after."""
     total = max((out - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
-

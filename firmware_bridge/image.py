@@ -14,7 +14,7 @@ import hmac
 import struct
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from diagline.errors import FlashError
 
@@ -114,8 +114,8 @@ class Header:
                 f"magic {magic:#010x}, version {version}; expected a model image of version {VERSION}; "
                 f"make it again with: diagline image MODEL.tflite"
             )
-        name = rest.pop().rstrip(b"\0").decode(errors="replace")
-        return cls(*rest, name)
+        rest[-1] = rest[-1].rstrip(b"\0").decode(errors="replace")
+        return cls(*rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +159,9 @@ class Step:
     @classmethod
     def unpack(cls, data: bytes, offset: int) -> Step:
         """The step at an offset; its offsets are not checked."""
-        kind, *rest, method = cls.LAYOUT.unpack_from(data, offset)
-        return cls(Kind(kind), *rest, Method(method))
+        fields: list[Any] = list(cls.LAYOUT.unpack_from(data, offset))
+        fields[0], fields[-1] = Kind(fields[0]), Method(fields[-1])
+        return cls(*fields)
 
     @property
     def is_head(self) -> bool:

@@ -132,7 +132,9 @@ def _unused(found: Plan, home: dict[int, int]) -> None:
     used = {number for node in graph.nodes for number in node.inputs} | {graph.outputs, graph.heat}
     for number in home:
         if number not in used:
-            raise ExportError(f"tensor {graph.maps[number].name!r} is computed and not used; remove it and convert again")
+            raise ExportError(
+                f"tensor {graph.maps[number].name!r} is computed and not used; remove it and convert again"
+            )
 
 
 @dataclass

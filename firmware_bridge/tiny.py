@@ -7,7 +7,7 @@ interpreter. Different seeds make different images of one length.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from firmware_bridge.compile import KEPT_BYTES, SLACK_BYTES
 from firmware_bridge.image import MAX_OUTPUTS, Golden, Header, Kind, Step, aligned, assemble
@@ -15,13 +15,13 @@ from firmware_bridge.image import MAX_OUTPUTS, Golden, Header, Kind, Step, align
 
 @dataclass(frozen=True)
 class Tiny:
-    """What the image is to be; `bytes` is its whole length, a multiple of 4, or 0 for the shortest."""
+    """What the image is to be; `length` is its bytes, a multiple of 4, or 0 for the shortest."""
 
     width_px: int = 8
     height_px: int = 4
     channels: int = 1
     version: int = 1
-    bytes: int = 0
+    length: int = 0
     seed: int = 0
     threshold: int = 0
     wrong_golden: bool = False
@@ -31,14 +31,16 @@ class Tiny:
     def build(self) -> bytes:
         """The image."""
         width, height, channels = self.width_px, self.height_px, self.channels
-        camera = {"in_width": width, "in_height": height, "in_channels": channels}
-        one = {"out_width": 1, "out_height": 1, "out_channels": channels}
-        same = {"out_width": width, "out_height": height, "out_channels": channels}
+        camera = Step(
+            Kind.CAMERA, tile_px=width, in_width=width, in_height=height, in_channels=channels,
+            out_width=width, out_height=height, out_channels=channels,
+        )  # fmt: skip
+        mean = replace(camera, kind=Kind.POOL, tile_px=1, out_width=1, out_height=1)
         steps = [
-            Step(Kind.CAMERA, tile_px=width, **camera, **same),
-            Step(Kind.FEED, tile_px=width, target=2, **camera, **same),
-            Step(Kind.POOL, tile_px=1, **camera, **one),
-            Step(Kind.OUTPUT, tile_px=1, in_width=1, in_height=1, in_channels=channels, **one),
+            camera,
+            replace(camera, kind=Kind.FEED, target=2),
+            mean,
+            replace(mean, kind=Kind.OUTPUT, in_width=1, in_height=1),
         ]
         scratch = width * channels
         arena = len(steps) * KEPT_BYTES + MAX_OUTPUTS + 4 * channels + aligned(scratch) + SLACK_BYTES
@@ -51,7 +53,7 @@ class Tiny:
             ram_bytes=arena + 32, macs=0, steps_offset=0, golden_offset=0, step_count=0, golden_count=0,
             scratch_bytes=scratch, column_bytes=0, bundle_digest=bytes(32), name=f"tiny {self.seed}",
         )  # fmt: skip
-        filler = max(self.bytes - len(assemble(header, steps, b"", golden)), 0)
+        filler = max(self.length - len(assemble(header, steps, b"", golden)), 0)
         image = assemble(header, steps, random.Random(self.seed).randbytes(filler), golden, self.key)
-        assert not self.bytes or len(image) == self.bytes, (len(image), self.bytes)
+        assert not self.length or len(image) == self.length, (len(image), self.length)
         return image

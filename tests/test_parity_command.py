@@ -17,7 +17,7 @@ from edge_runtime.engines.choice import open_engine
 from edge_runtime.engines.engine import FakeEngine
 from export import climb, trial
 
-FORMS = ["torch", *FORMATS, "tflite_reference", "tflite_micro"]
+FORMS = ["torch", *FORMATS, "tflite_reference", "tflite_micro", "c_engine"]
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_every_form_climbs_down_the_ladder_and_the_report_lies_where_it_says(
     assert found.code == 0, found.err
     body = json.loads(found.out)
     assert list(body["forms"]) == FORMS
-    assert body["micro_equals_reference"] == body["pictures"] > 0
+    assert body["micro_equals_reference"] == body["engine_equals_micro"] == body["pictures"] > 0
     assert body["golden"] == len(bundles.read(line.bundle).golden)
     assert body["forms"]["onnx_fp32"]["difference"] < 1e-4 and body["forms"]["onnx_int8"]["errors"]
     assert json.loads((tmp_path / "parity.json").read_text()) == body
@@ -48,7 +48,7 @@ def test_every_form_climbs_down_the_ladder_and_the_report_lies_where_it_says(
 def test_the_manifest_keeps_what_the_ladder_said_at_export(line: Line) -> None:
     kept = bundles.read(line.bundle).manifest.parity
     assert kept is not None and list(kept["forms"]) == FORMS and kept["refusals"] == []
-    assert kept["micro_equals_reference"] == kept["pictures"]
+    assert kept["micro_equals_reference"] == kept["engine_equals_micro"] == kept["pictures"]
     assert (line.output / "parity" / "student.html").is_file()
 
 

@@ -212,24 +212,30 @@ void cbor_close(cbor_writer *writer) {
 }
 
 void cbor_put_key(cbor_writer *writer, const char *key) {
-    cbor_put_text(writer, key);
+    const size_t bytes = strlen(key);
+    put_head(writer, TEXT, bytes);
+    put(writer, (const uint8_t *)key, bytes);
 }
 
-void cbor_put_text(cbor_writer *writer, const char *text) {
-    cbor_put_string(writer, (const uint8_t *)text, strlen(text));
+void cbor_put_text(cbor_writer *writer, const char *key, const char *text) {
+    cbor_put_key(writer, key);
+    cbor_put_key(writer, text);
 }
 
-void cbor_put_string(cbor_writer *writer, const uint8_t *text, size_t bytes) {
+void cbor_put_string(cbor_writer *writer, const char *key, const uint8_t *text, size_t bytes) {
+    cbor_put_key(writer, key);
     put_head(writer, TEXT, bytes);
     put(writer, text, bytes);
 }
 
-void cbor_put_bytes(cbor_writer *writer, const uint8_t *data, size_t bytes) {
+void cbor_put_bytes(cbor_writer *writer, const char *key, const void *data, size_t bytes) {
+    cbor_put_key(writer, key);
     put_head(writer, BYTES, bytes);
     put(writer, data, bytes);
 }
 
-void cbor_put_int(cbor_writer *writer, int64_t value) {
+void cbor_put_int(cbor_writer *writer, const char *key, int64_t value) {
+    cbor_put_key(writer, key);
     if (value >= 0) {
         put_head(writer, UINT, (uint64_t)value);
     } else {
@@ -237,6 +243,7 @@ void cbor_put_int(cbor_writer *writer, int64_t value) {
     }
 }
 
-void cbor_put_bool(cbor_writer *writer, bool value) {
+void cbor_put_bool(cbor_writer *writer, const char *key, bool value) {
+    cbor_put_key(writer, key);
     put_byte(writer, (uint8_t)(SIMPLE << 5 | (value ? TRUE : FALSE)));
 }

@@ -38,11 +38,12 @@ typedef struct {
 void cbor_open_map(cbor_writer *writer);
 void cbor_open_array(cbor_writer *writer);
 void cbor_close(cbor_writer *writer);
+/* A key, for the map or array that is opened next; and a key with its value. */
 void cbor_put_key(cbor_writer *writer, const char *key);
-void cbor_put_text(cbor_writer *writer, const char *text);
-void cbor_put_string(cbor_writer *writer, const uint8_t *text, size_t bytes);
-void cbor_put_bytes(cbor_writer *writer, const uint8_t *data, size_t bytes);
-void cbor_put_int(cbor_writer *writer, int64_t value);
-void cbor_put_bool(cbor_writer *writer, bool value);
+void cbor_put_text(cbor_writer *writer, const char *key, const char *text);
+void cbor_put_string(cbor_writer *writer, const char *key, const uint8_t *text, size_t bytes);
+void cbor_put_bytes(cbor_writer *writer, const char *key, const void *data, size_t bytes);
+void cbor_put_int(cbor_writer *writer, const char *key, int64_t value);
+void cbor_put_bool(cbor_writer *writer, const char *key, bool value);
 
 #endif

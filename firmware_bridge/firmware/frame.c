@@ -12,15 +12,16 @@ enum {
     LINE_BYTES = 90, /* decoded: 2 + 120 characters + newline on the wire */
 };
 
-uint16_t frame_crc16(uint16_t crc, const uint8_t *data, size_t bytes) {
-    uint32_t wide = crc;
+/* CRC16-XMODEM. */
+static uint16_t crc16(const uint8_t *data, size_t bytes) {
+    uint32_t crc = 0;
     for (size_t i = 0; i < bytes; i++) {
-        wide ^= (uint32_t)data[i] << 8;
+        crc ^= (uint32_t)data[i] << 8;
         for (int bit = 0; bit < 8; bit++) {
-            wide = (wide << 1 ^ (0x1021u & (0u - (wide >> 15 & 1u)))) & 0xFFFFu;
+            crc = (crc << 1 ^ (0x1021u & (0u - (crc >> 15 & 1u)))) & 0xFFFFu;
         }
     }
-    return (uint16_t)wide;
+    return (uint16_t)crc;
 }
 
 void frame_init(frame_reader *reader, uint8_t *buffer, size_t capacity) {
@@ -91,7 +92,7 @@ static frame_event end_line(frame_reader *reader) {
         return FRAME_NONE; /* goes on in the next line */
     }
     if (length <= CRC_BYTES || reader->bytes > LENGTH_BYTES + length ||
-        frame_crc16(0, reader->buffer + LENGTH_BYTES, length) != 0) { /* the CRC of data and its CRC is 0 */
+        crc16(reader->buffer + LENGTH_BYTES, length) != 0) { /* the CRC of data and its CRC is 0 */
         drop(reader);
         reader->state = TEXT;
         return FRAME_NONE;
@@ -186,7 +187,7 @@ static void send_bytes(sender *out, const uint8_t *data, size_t bytes) {
 
 void frame_send(const hal *hal, const uint8_t *message, size_t bytes) {
     size_t length = bytes + CRC_BYTES;
-    uint16_t crc = frame_crc16(0, message, bytes);
+    const uint16_t crc = crc16(message, bytes);
     uint8_t head[LENGTH_BYTES] = {(uint8_t)(length >> 8), (uint8_t)length};
     uint8_t tail[CRC_BYTES] = {(uint8_t)(crc >> 8), (uint8_t)crc};
     sender out = {.hal = hal, .line = {START_1, START_2}, .characters = 2};

@@ -31,7 +31,4 @@ size_t frame_message_bytes(const frame_reader *reader);
 /* Sends a message in lines of at most 127 bytes. */
 void frame_send(const hal *hal, const uint8_t *message, size_t bytes);
 
-/* CRC16-XMODEM. */
-uint16_t frame_crc16(uint16_t crc, const uint8_t *data, size_t bytes);
-
 #endif

@@ -14,15 +14,6 @@ static uint16_t get_u16(const uint8_t *at) {
     return (uint16_t)(at[0] | at[1] << 8);
 }
 
-static bool is_blank(const uint8_t *data, size_t bytes) {
-    for (size_t i = 0; i < bytes; i++) {
-        if (data[i] != 0xFF) {
-            return false;
-        }
-    }
-    return true;
-}
-
 void params_read(params *params, const hal *hal) {
     uint8_t raw[PARAMS_BYTES];
     memset(params, 0, sizeof *params);
@@ -30,7 +21,7 @@ void params_read(params *params, const hal *hal) {
         params->damaged = true;
         return;
     }
-    if (is_blank(raw, sizeof raw)) {
+    if (raw[0] == 0xFF && memcmp(raw, raw + 1, sizeof raw - 1) == 0) {
         return;
     }
     uint32_t crc = (uint32_t)get_u16(raw + 124) | (uint32_t)get_u16(raw + 126) << 16;

@@ -63,13 +63,8 @@ static uint32_t sector_start(uint8_t sector) {
     return FLASH_META + sector * FLASH_SECTOR_BYTES;
 }
 
-static bool is_blank(const uint8_t *data, uint32_t bytes) {
-    for (uint32_t i = 0; i < bytes; i++) {
-        if (data[i] != 0xFF) {
-            return false;
-        }
-    }
-    return true;
+static bool is_blank(const uint8_t record[RECORD_BYTES]) {
+    return record[0] == 0xFF && memcmp(record, record + 1, RECORD_BYTES - 1) == 0;
 }
 
 /* Programs whole words and reads them back: a bit that refuses is found here, not at the next boot. */
@@ -130,7 +125,7 @@ void slots_open(slots *slots, const hal *hal) {
             uint8_t record[RECORD_BYTES];
             slots_state state;
             bool readable = hal->flash_read(hal->context, cell, record, RECORD_BYTES) == 0;
-            if (readable && is_blank(record, RECORD_BYTES)) {
+            if (readable && is_blank(record)) {
                 continue;
             }
             used = cell + RECORD_BYTES;
@@ -176,10 +171,6 @@ slots_status slots_request(slots *slots, bool permanent) {
         return SLOTS_ERR_STATE;
     }
     return set_stage(slots, STAGE_REQUESTED, permanent);
-}
-
-slots_status slots_cancel(slots *slots) {
-    return slots->state.stage == STAGE_REQUESTED ? set_stage(slots, STAGE_STEADY, false) : SLOTS_OK;
 }
 
 slots_status slots_confirm(slots *slots) {

@@ -58,8 +58,6 @@ uint8_t slots_boot(slots *slots, bool may_try);
 
 /* Asks for a trial of the spare slot's model at the next boot. */
 slots_status slots_request(slots *slots, bool permanent);
-/* Takes the request back. */
-slots_status slots_cancel(slots *slots);
 /* The model on trial becomes the one in force. */
 slots_status slots_confirm(slots *slots);
 /* The model on trial is left; the one in force runs from now on. */

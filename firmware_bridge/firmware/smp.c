@@ -7,14 +7,18 @@ enum { OP_READ = 0, OP_WRITE = 2 };
 enum { OS_ECHO = 0, OS_RESET = 5, OS_PARAMS = 6 };
 enum { ECHO_BYTES = 512 };
 
+int smp_fail(smp_request *request, uint16_t group_error) {
+    request->group_error = group_error;
+    return SMP_OK;
+}
+
 static int os_echo(smp_request *request) {
     const uint8_t *text;
     size_t bytes;
     if (cbor_text(&request->map, "d", &text, &bytes) != 1 || bytes > ECHO_BYTES) {
         return SMP_EINVAL;
     }
-    cbor_put_key(&request->out, "r");
-    cbor_put_string(&request->out, text, bytes);
+    cbor_put_string(&request->out, "r", text, bytes);
     return SMP_OK;
 }
 
@@ -29,10 +33,8 @@ static int os_group(device *device, smp_request *request) {
             device->reset_asked = true;
             return SMP_OK;
         case OS_PARAMS:
-            cbor_put_key(&request->out, "buf_size");
-            cbor_put_int(&request->out, DEVICE_RX_BYTES);
-            cbor_put_key(&request->out, "buf_count");
-            cbor_put_int(&request->out, 1);
+            cbor_put_int(&request->out, "buf_size", DEVICE_RX_BYTES);
+            cbor_put_int(&request->out, "buf_count", 1);
             return SMP_OK;
         default:
             return SMP_ENOTSUP;
@@ -62,14 +64,11 @@ static void put_error(smp_request *request, int error, bool version_2) {
     if (error == SMP_OK && version_2) {
         cbor_put_key(&request->out, "err");
         cbor_open_map(&request->out);
-        cbor_put_key(&request->out, "group");
-        cbor_put_int(&request->out, request->group);
-        cbor_put_key(&request->out, "rc");
-        cbor_put_int(&request->out, request->group_error);
+        cbor_put_int(&request->out, "group", request->group);
+        cbor_put_int(&request->out, "rc", request->group_error);
         cbor_close(&request->out);
     } else {
-        cbor_put_key(&request->out, "rc");
-        cbor_put_int(&request->out, error == SMP_OK ? SMP_EUNKNOWN : error);
+        cbor_put_int(&request->out, "rc", error == SMP_OK ? SMP_EUNKNOWN : error);
     }
 }
 

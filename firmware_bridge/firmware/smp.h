@@ -43,6 +43,9 @@ typedef struct {
 /* Answers one message; the reply goes out at once. */
 void smp_answer(device *device, const uint8_t *message, size_t bytes);
 
+/* What a handler returns when its group refuses. */
+int smp_fail(smp_request *request, uint16_t group_error);
+
 /* Handlers of the groups. Return SMP_OK (also with group_error set) or an error of the message. */
 int smp_image(device *device, smp_request *request);
 int smp_inspect(device *device, smp_request *request);

@@ -9,11 +9,10 @@
 #include "sha256.h"
 #include "smp.h"
 
-enum { IMAGE_STATE = 0, IMAGE_UPLOAD = 1, IMAGE_ERASE = 5 };
+enum { STATE = 0, UPLOAD = 1, ERASE = 5 };
 
 /* MCUmgr's image errors that have no device_accept of the same number. */
 enum {
-    IMAGE_NO_IMAGE = 3,
     IMAGE_HASH_NOT_FOUND = 8,
     IMAGE_FLASH_WRITE_FAILED = 12,
     IMAGE_INVALID_SLOT = 14,
@@ -24,11 +23,6 @@ enum {
     IMAGE_CONFIRMATION_DENIED = 32,
     IMAGE_TEST_OF_ACTIVE_DENIED = 33,
 };
-
-static int fail(smp_request *request, uint16_t group_error) {
-    request->group_error = group_error;
-    return SMP_OK;
-}
 
 static uint16_t slots_error(slots_status status) {
     switch (status) {
@@ -52,11 +46,6 @@ static bool holds_model(const device *device, uint8_t slot) {
            (slot == state->active || (slot == slots_spare_slot(&device->slots) && state->spare == SPARE_COMPLETE));
 }
 
-static void put_flag(cbor_writer *out, const char *key, bool value) {
-    cbor_put_key(out, key);
-    cbor_put_bool(out, value);
-}
-
 static void put_version(cbor_writer *out, uint32_t version) {
     uint8_t digits[10];
     size_t count = 0;
@@ -64,8 +53,7 @@ static void put_version(cbor_writer *out, uint32_t version) {
         digits[sizeof digits - ++count] = (uint8_t)('0' + version % 10);
         version /= 10;
     } while (version != 0);
-    cbor_put_key(out, "version");
-    cbor_put_string(out, digits + sizeof digits - count, count);
+    cbor_put_string(out, "version", digits + sizeof digits - count, count);
 }
 
 static int put_state(const device *device, smp_request *request) {
@@ -79,16 +67,14 @@ static int put_state(const device *device, smp_request *request) {
         }
         bool requested = slot != state->active && state->stage == STAGE_REQUESTED;
         cbor_open_map(out);
-        cbor_put_key(out, "slot");
-        cbor_put_int(out, slot);
+        cbor_put_int(out, "slot", slot);
         put_version(out, device->models[slot].model_version);
-        cbor_put_key(out, "hash");
-        cbor_put_bytes(out, device->models[slot].digest, RS_DIGEST_BYTES);
-        put_flag(out, "bootable", true);
-        put_flag(out, "pending", requested);
-        put_flag(out, "confirmed", slot == state->active);
-        put_flag(out, "active", slot == device->running);
-        put_flag(out, "permanent", requested && state->permanent != 0);
+        cbor_put_bytes(out, "hash", device->models[slot].digest, RS_DIGEST_BYTES);
+        cbor_put_bool(out, "bootable", true);
+        cbor_put_bool(out, "pending", requested);
+        cbor_put_bool(out, "confirmed", slot == state->active);
+        cbor_put_bool(out, "active", slot == device->running);
+        cbor_put_bool(out, "permanent", requested && state->permanent != 0);
         cbor_close(out);
     }
     cbor_close(out);
@@ -97,10 +83,10 @@ static int put_state(const device *device, smp_request *request) {
 
 static int confirm_running(device *device, smp_request *request) {
     if (device->running > 1 || !device->trusted) {
-        return fail(request, IMAGE_CONFIRMATION_DENIED);
+        return smp_fail(request, IMAGE_CONFIRMATION_DENIED);
     }
     uint16_t error = slots_error(device_confirm(device));
-    return error != 0 ? fail(request, error) : put_state(device, request);
+    return error != 0 ? smp_fail(request, error) : put_state(device, request);
 }
 
 static int write_state(device *device, smp_request *request) {
@@ -120,33 +106,33 @@ static int write_state(device *device, smp_request *request) {
         slot++;
     }
     if (slot == 2) {
-        return fail(request, IMAGE_HASH_NOT_FOUND);
+        return smp_fail(request, IMAGE_HASH_NOT_FOUND);
     }
     if (slot == device->running) {
-        return confirm ? confirm_running(device, request) : fail(request, IMAGE_TEST_OF_ACTIVE_DENIED);
+        return confirm ? confirm_running(device, request) : smp_fail(request, IMAGE_TEST_OF_ACTIVE_DENIED);
     }
     if (slot != slots_spare_slot(&device->slots)) {
-        return fail(request, IMAGE_ALREADY_PENDING); /* the model in force, while another is on trial */
+        return smp_fail(request, IMAGE_ALREADY_PENDING); /* the model in force, while another is on trial */
     }
     uint16_t error = slots_error(slots_request(&device->slots, confirm));
-    return error != 0 ? fail(request, error) : put_state(device, request);
+    return error != 0 ? smp_fail(request, error) : put_state(device, request);
 }
 
 static bool matches_announced(const device *device) {
+    if (!device->upload_has_sha) return true;
     uint8_t digest[RS_DIGEST_BYTES];
     rs_sha256 hash;
     rs_sha256_begin(&hash);
     rs_sha256_add(&hash, device->hal->flash + flash_slot(slots_spare_slot(&device->slots)),
                   device->slots.state.upload_bytes);
     rs_sha256_end(&hash, digest);
-    return !device->upload_has_sha || memcmp(digest, device->upload_sha, sizeof digest) == 0;
+    return memcmp(digest, device->upload_sha, sizeof digest) == 0;
 }
 
 static int put_offset(device *device, smp_request *request, bool complete) {
-    cbor_put_key(&request->out, "off");
-    cbor_put_int(&request->out, complete ? device->slots.state.upload_bytes : device->slots.received);
+    cbor_put_int(&request->out, "off", complete ? device->slots.state.upload_bytes : device->slots.received);
     if (complete && device->upload_has_sha) {
-        put_flag(&request->out, "match", true);
+        cbor_put_bool(&request->out, "match", true);
     }
     return SMP_OK;
 }
@@ -156,10 +142,10 @@ static int finish_upload(device *device, smp_request *request) {
     device_accept accept = matches_announced(device) ? device_accept_spare(device) : ACCEPT_DIGEST;
     if (accept != ACCEPT_OK) {
         slots_forget(&device->slots);
-        return fail(request, (uint16_t)accept);
+        return smp_fail(request, (uint16_t)accept);
     }
     slots_status status = slots_upload_finish(&device->slots);
-    return status != SLOTS_OK ? fail(request, slots_error(status)) : put_offset(device, request, true);
+    return status != SLOTS_OK ? smp_fail(request, slots_error(status)) : put_offset(device, request, true);
 }
 
 /* The first piece: decides by the header alone whether anything is erased, and where to go on. */
@@ -171,17 +157,17 @@ static int begin_upload(device *device, smp_request *request, const uint8_t *dat
     int has_sha = cbor_bytes(&request->map, "sha", &sha, &sha_bytes);
     if (cbor_u32(&request->map, "len", &announced) != 1 || has_sha < 0 ||
         (has_sha == 1 && sha_bytes != RS_DIGEST_BYTES)) {
-        return fail(request, IMAGE_INVALID_LENGTH);
+        return smp_fail(request, IMAGE_INVALID_LENGTH);
     }
     if (cbor_u32(&request->map, "image", &number) < 0 || number != 0) {
-        return fail(request, IMAGE_INVALID_SLOT);
+        return smp_fail(request, IMAGE_INVALID_SLOT);
     }
     if (slots->state.stage == STAGE_TRYING) {
-        return fail(request, IMAGE_ALREADY_PENDING);
+        return smp_fail(request, IMAGE_ALREADY_PENDING);
     }
     device_accept accept = device_accept_header(device, data, bytes, announced);
     if (accept != ACCEPT_OK) {
-        return fail(request, (uint16_t)accept);
+        return smp_fail(request, (uint16_t)accept);
     }
     static const uint8_t no_key[SLOTS_KEY_BYTES];
     const uint8_t *key = has_sha == 1 ? sha : no_key;
@@ -201,7 +187,7 @@ static int begin_upload(device *device, smp_request *request, const uint8_t *dat
     device->accepted[slots_spare_slot(slots)] = false;
     *write = true;
     slots_status status = slots_upload_begin(slots, announced, key);
-    return status != SLOTS_OK ? fail(request, slots_error(status)) : SMP_OK;
+    return status != SLOTS_OK ? smp_fail(request, slots_error(status)) : SMP_OK;
 }
 
 static int upload(device *device, smp_request *request) {
@@ -210,7 +196,7 @@ static int upload(device *device, smp_request *request) {
     size_t bytes = 0;
     uint32_t offset = 0;
     if (cbor_u32(&request->map, "off", &offset) != 1) {
-        return fail(request, IMAGE_INVALID_OFFSET);
+        return smp_fail(request, IMAGE_INVALID_OFFSET);
     }
     if (cbor_bytes(&request->map, "data", &data, &bytes) != 1) {
         return SMP_EINVAL;
@@ -222,19 +208,21 @@ static int upload(device *device, smp_request *request) {
         if (error != SMP_OK || request->group_error != 0 || request->out.bytes != before) {
             return error;
         }
+    } else if (slots->state.spare == SPARE_COMPLETE && offset + bytes == slots->state.upload_bytes) {
+        return put_offset(device, request, true); /* the last piece again: its reply was lost */
     } else if (!slots->uploading) {
-        return fail(request, IMAGE_INVALID_OFFSET); /* begun before a reset: begin again, it goes on where it was */
+        return smp_fail(request, IMAGE_INVALID_OFFSET); /* begun before a reset: begin again, it goes on where it was */
     }
     if (write && offset == slots->received) {
         /* Whole words, or all that is left; the sender goes on at the offset in the reply. */
         bool last = bytes == slots->state.upload_bytes - offset;
         uint32_t take = (uint32_t)(last ? bytes : bytes - bytes % FLASH_WORD_BYTES);
         if (take == 0) {
-            return fail(request, IMAGE_INVALID_LENGTH);
+            return smp_fail(request, IMAGE_INVALID_LENGTH);
         }
         slots_status status = slots_upload_write(slots, offset, data, take);
         if (status != SLOTS_OK) {
-            return fail(request, slots_error(status));
+            return smp_fail(request, slots_error(status));
         }
     }
     return slots->received == slots->state.upload_bytes ? finish_upload(device, request)
@@ -244,23 +232,23 @@ static int upload(device *device, smp_request *request) {
 static int erase(device *device, smp_request *request) {
     uint32_t slot = slots_spare_slot(&device->slots);
     if (cbor_u32(&request->map, "slot", &slot) < 0 || slot > 1) {
-        return fail(request, IMAGE_INVALID_SLOT);
+        return smp_fail(request, IMAGE_INVALID_SLOT);
     }
     slots_status status = slots_forget(&device->slots); /* whatever number was named: never the model in force */
     if (status == SLOTS_OK) {
         device->accepted[slots_spare_slot(&device->slots)] = false;
     }
-    return status != SLOTS_OK ? fail(request, slots_error(status)) : SMP_OK;
+    return status != SLOTS_OK ? smp_fail(request, slots_error(status)) : SMP_OK;
 }
 
 int smp_image(device *device, smp_request *request) {
     device_close_gate(device);
     switch (request->command) {
-        case IMAGE_STATE:
+        case STATE:
             return request->write ? write_state(device, request) : put_state(device, request);
-        case IMAGE_UPLOAD:
+        case UPLOAD:
             return request->write ? upload(device, request) : SMP_ENOTSUP;
-        case IMAGE_ERASE:
+        case ERASE:
             return request->write ? erase(device, request) : SMP_ENOTSUP;
         default:
             return SMP_ENOTSUP;

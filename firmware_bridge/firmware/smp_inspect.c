@@ -8,79 +8,47 @@
 #include "flash_map.h"
 #include "smp.h"
 
-enum {
-    INSPECT_INFO = 0,
-    INSPECT_BEGIN = 1,
-    INSPECT_ROWS_IN = 2,
-    INSPECT_FINISH = 3,
-    INSPECT_SELFTEST = 4,
-    INSPECT_FACTS = 5
-};
+enum { INFO = 0, BEGIN = 1, ROWS = 2, FINISH = 3, SELFTEST = 4, FACTS = 5 };
 enum { INSPECT_VERSION = 1 };
-
-static int fail(smp_request *request, uint16_t group_error) {
-    request->group_error = group_error;
-    return SMP_OK;
-}
-
-static void put_int(cbor_writer *out, const char *key, int64_t value) {
-    cbor_put_key(out, key);
-    cbor_put_int(out, value);
-}
-
-static void put_text(cbor_writer *out, const char *key, const char *text) {
-    cbor_put_key(out, key);
-    cbor_put_text(out, text);
-}
-
-static void put_flag(cbor_writer *out, const char *key, bool value) {
-    cbor_put_key(out, key);
-    cbor_put_bool(out, value);
-}
-
-static void put_blob(cbor_writer *out, const char *key, const void *data, size_t bytes) {
-    cbor_put_key(out, key);
-    cbor_put_bytes(out, data, bytes);
-}
 
 static void put_model(const device *device, cbor_writer *out) {
     const rs_info *model = device_model(device);
-    put_text(out, "model", model->name);
-    put_blob(out, "hash", model->digest, RS_DIGEST_BYTES);
-    put_blob(out, "bundle", model->bundle_digest, RS_DIGEST_BYTES);
-    put_int(out, "version", model->model_version);
-    put_int(out, "width", model->width_px);
-    put_int(out, "height", model->height_px);
-    put_int(out, "channels", model->channels);
-    put_int(out, "heat_rows", model->heat_rows);
-    put_int(out, "heat_columns", model->heat_columns);
-    put_int(out, "threshold", model->threshold);
-    put_int(out, "zero_point", model->output_zero_point);
-    put_int(out, "macs", model->macs);
-    put_int(out, "ram", model->ram_bytes);
-    put_int(out, "arena", model->arena_bytes);
-    put_int(out, "golden", model->golden_count);
+    cbor_put_text(out, "model", model->name);
+    cbor_put_bytes(out, "hash", model->digest, RS_DIGEST_BYTES);
+    cbor_put_bytes(out, "bundle", model->bundle_digest, RS_DIGEST_BYTES);
+    cbor_put_int(out, "version", model->model_version);
+    cbor_put_int(out, "width", model->width_px);
+    cbor_put_int(out, "height", model->height_px);
+    cbor_put_int(out, "channels", model->channels);
+    cbor_put_int(out, "heat_rows", model->heat_rows);
+    cbor_put_int(out, "heat_columns", model->heat_columns);
+    cbor_put_int(out, "threshold", model->threshold);
+    cbor_put_int(out, "zero_point", model->output_zero_point);
+    cbor_put_int(out, "macs", model->macs);
+    cbor_put_int(out, "ram", model->ram_bytes);
+    cbor_put_int(out, "arena", model->arena_bytes);
+    cbor_put_int(out, "golden", model->golden_count);
 }
 
 static int info(const device *device, smp_request *request) {
     static const char *const boots[] = {"empty", "confirmed", "trial", "reverted", "failed trial"};
     const params *params = &device->params;
     cbor_writer *out = &request->out;
-    put_int(out, "protocol", INSPECT_VERSION);
-    put_text(out, "board", device->hal->board);
-    put_text(out, "name", params->name);
-    put_text(out, "boot", boots[device->boot]);
-    put_flag(out, "trusted", device->trusted);
-    put_flag(out, "confirmed", device_confirmed(device));
-    put_flag(out, "gate", device->gate_open);
-    put_flag(out, "signed", params->has_key);
-    put_flag(out, "locked", params->damaged);
-    put_int(out, "slot_bytes", FLASH_SLOT_BYTES);
-    put_int(out, "arena_bytes", (int64_t)device->hal->arena_bytes);
-    put_int(out, "row_bytes", DEVICE_ROW_BYTES);
-    put_int(out, "camera_width", params->width_px);
-    put_int(out, "camera_height", params->height_px);
-    put_int(out, "camera_channels", params->channels);
+    cbor_put_int(out, "protocol", INSPECT_VERSION);
+    cbor_put_text(out, "board", device->hal->board);
+    cbor_put_text(out, "name", params->name);
+    cbor_put_text(out, "boot", boots[device->boot]);
+    cbor_put_bool(out, "trusted", device->trusted);
+    cbor_put_bool(out, "confirmed", device_confirmed(device));
+    cbor_put_bool(out, "gate", device->gate_open);
+    cbor_put_bool(out, "signed", params->has_key);
+    cbor_put_bool(out, "locked", params->damaged);
+    cbor_put_int(out, "slot_bytes", FLASH_SLOT_BYTES);
+    cbor_put_int(out, "arena_bytes", (int64_t)device->hal->arena_bytes);
+    cbor_put_int(out, "row_bytes", DEVICE_ROW_BYTES);
+    cbor_put_int(out, "camera_width", params->width_px);
+    cbor_put_int(out, "camera_height", params->height_px);
+    cbor_put_int(out, "camera_channels", params->channels);
     if (device_model(device) != NULL) {
         put_model(device, out);
     }
@@ -93,9 +61,9 @@ static int begin(device *device, smp_request *request) {
         return SMP_EINVAL;
     }
     if (!device_begin(device, picture)) {
-        return fail(request, INSPECT_NO_MODEL);
+        return smp_fail(request, INSPECT_NO_MODEL);
     }
-    put_int(&request->out, "row", 0);
+    cbor_put_int(&request->out, "row", 0);
     return SMP_OK;
 }
 
@@ -114,24 +82,24 @@ static int rows(device *device, smp_request *request) {
         return SMP_EINVAL;
     }
     if (device_model(device) == NULL) {
-        return fail(request, INSPECT_NO_MODEL);
+        return smp_fail(request, INSPECT_NO_MODEL);
     }
     if (!is_current(device, request)) {
-        return fail(request, INSPECT_NOT_BEGUN);
+        return smp_fail(request, INSPECT_NOT_BEGUN);
     }
     const rs_info *model = device_model(device);
     size_t row_bytes = (size_t)model->width_px * model->channels;
     if (bytes == 0 || bytes % row_bytes != 0 || first > model->height_px ||
         bytes / row_bytes > model->height_px - first) {
-        return fail(request, INSPECT_ROWS);
+        return smp_fail(request, INSPECT_ROWS);
     }
     size_t count = bytes / row_bytes;
     for (size_t i = 0; i < count; i++) {
         if (first + i == device->picture.next_row && !device_push(device, data + i * row_bytes)) {
-            return fail(request, INSPECT_NOT_BEGUN);
+            return smp_fail(request, INSPECT_NOT_BEGUN);
         }
     }
-    put_int(&request->out, "row", device->picture.next_row);
+    cbor_put_int(&request->out, "row", device->picture.next_row);
     return SMP_OK;
 }
 
@@ -140,66 +108,66 @@ static int finish(device *device, smp_request *request) {
     const device_picture *picture = &device->picture;
     cbor_writer *out = &request->out;
     if (device_model(device) == NULL) {
-        return fail(request, INSPECT_NO_MODEL);
+        return smp_fail(request, INSPECT_NO_MODEL);
     }
     if (!is_current(device, request)) {
-        return fail(request, INSPECT_NOT_BEGUN);
+        return smp_fail(request, INSPECT_NOT_BEGUN);
     }
     if (!device_finish(device)) {
-        return fail(request, INSPECT_ROWS);
+        return smp_fail(request, INSPECT_ROWS);
     }
     const rs_info *model = device_model(device);
-    put_int(out, "pic", picture->picture);
-    put_text(out, "verdict", verdicts[picture->verdict]);
-    put_flag(out, "gate", device->gate_open);
-    put_int(out, "logit", picture->outputs[model->judged]);
-    put_blob(out, "outputs", picture->outputs, model->outputs);
-    put_int(out, "rows_us", (int64_t)picture->rows_us);
-    put_int(out, "tail_us", (int64_t)picture->tail_us);
+    cbor_put_int(out, "pic", picture->picture);
+    cbor_put_text(out, "verdict", verdicts[picture->verdict]);
+    cbor_put_bool(out, "gate", device->gate_open);
+    cbor_put_int(out, "logit", picture->outputs[model->judged]);
+    cbor_put_bytes(out, "outputs", picture->outputs, model->outputs);
+    cbor_put_int(out, "rows_us", (int64_t)picture->rows_us);
+    cbor_put_int(out, "tail_us", (int64_t)picture->tail_us);
     const int8_t *heat = rs_heat(&device->net);
     size_t heat_bytes = (size_t)model->heat_rows * model->heat_columns;
     if (heat != NULL && heat_bytes + 64 <= out->capacity - out->bytes) { /* one that does not fit is left out */
-        put_blob(out, "heat", heat, heat_bytes);
+        cbor_put_bytes(out, "heat", heat, heat_bytes);
     }
     return SMP_OK;
 }
 
 static int selftest(device *device, smp_request *request) {
     if (device_model(device) == NULL) {
-        return fail(request, INSPECT_NO_MODEL);
+        return smp_fail(request, INSPECT_NO_MODEL);
     }
     device_selftest(device);
-    put_int(&request->out, "passed", device->golden_passed);
-    put_int(&request->out, "golden", device_model(device)->golden_count);
-    put_flag(&request->out, "trusted", device->trusted);
+    cbor_put_int(&request->out, "passed", device->golden_passed);
+    cbor_put_int(&request->out, "golden", device_model(device)->golden_count);
+    cbor_put_bool(&request->out, "trusted", device->trusted);
     return SMP_OK;
 }
 
 static int facts(const device *device, smp_request *request) {
     cbor_writer *out = &request->out;
-    put_int(out, "uptime_us", (int64_t)device->hal->micros(device->hal->context));
-    put_int(out, "passes", device->passes);
-    put_int(out, "rejects", device->rejects);
-    put_int(out, "dropped_frames", device->frame.dropped);
-    put_int(out, "log_sequence", device->slots.state.sequence);
-    put_int(out, "upload_bytes", device->slots.state.upload_bytes);
-    put_int(out, "upload_offset", device->slots.received);
+    cbor_put_int(out, "uptime_us", (int64_t)device->hal->micros(device->hal->context));
+    cbor_put_int(out, "passes", device->passes);
+    cbor_put_int(out, "rejects", device->rejects);
+    cbor_put_int(out, "dropped_frames", device->frame.dropped);
+    cbor_put_int(out, "log_sequence", device->slots.state.sequence);
+    cbor_put_int(out, "upload_bytes", device->slots.state.upload_bytes);
+    cbor_put_int(out, "upload_offset", device->slots.received);
     return SMP_OK;
 }
 
 int smp_inspect(device *device, smp_request *request) {
     switch (request->command) {
-        case INSPECT_INFO:
+        case INFO:
             return request->write ? SMP_ENOTSUP : info(device, request);
-        case INSPECT_BEGIN:
+        case BEGIN:
             return request->write ? begin(device, request) : SMP_ENOTSUP;
-        case INSPECT_ROWS_IN:
+        case ROWS:
             return request->write ? rows(device, request) : SMP_ENOTSUP;
-        case INSPECT_FINISH:
+        case FINISH:
             return request->write ? finish(device, request) : SMP_ENOTSUP;
-        case INSPECT_SELFTEST:
+        case SELFTEST:
             return request->write ? selftest(device, request) : SMP_ENOTSUP;
-        case INSPECT_FACTS:
+        case FACTS:
             return request->write ? SMP_ENOTSUP : facts(device, request);
         default:
             return SMP_ENOTSUP;

@@ -13,12 +13,12 @@ from diagline.bundle import Format
 from diagline.preprocess import InputContract
 from diagline.samples import Sample, SampleSet
 from export import ladder, ladder_page
-from export.ladder import MICRO, REFERENCE, Forms, Ladder
+from export.ladder import ENGINE, MICRO, REFERENCE, Forms, Ladder
 from export.parity import Parity
 
 FLOAT = Format("model.fp32.onnx", "uint8", "float32", 1.0, 0, 1.0)
 INT8 = Format("model.int8.tflite", "int8", "int8", 0.5, 10, 12)  # a logit of 1.0
-FORMATS = {"onnx_fp32": FLOAT, "tflite_int8": INT8, REFERENCE: INT8, MICRO: INT8}
+FORMATS = {"onnx_fp32": FLOAT, "tflite_int8": INT8, REFERENCE: INT8, MICRO: INT8, ENGINE: INT8}
 LOGITS = [0.9, 1.1, -3.0, 4.0]  # PASS, REJECT, PASS, REJECT
 STEPS = [11.0, 12.0, 4.0, 18.0]  # the same verdicts in int8
 
@@ -29,7 +29,7 @@ class Net:
 
 def said(labels: list[int], **outputs: list[float]) -> Parity:
     home = SampleSet(Path(), tuple(Sample(f"{i}.png", None, one, "x", str(i), "test") for i, one in enumerate(labels)))
-    values = {"onnx_fp32": LOGITS, "tflite_int8": STEPS, REFERENCE: STEPS, MICRO: STEPS, **outputs}
+    values = {"onnx_fp32": LOGITS} | dict.fromkeys(list(FORMATS)[1:], STEPS) | outputs
     return Parity(
         tuple((home, sample) for sample in home),
         np.array(LOGITS),
@@ -44,7 +44,7 @@ def built(pictures: Parity, golden: Parity | None = None, network: object = Net(
 
 def test_forms_that_agree_open_the_gate() -> None:
     found = built(said([0, 1, 0, 1]))
-    assert [step.form for step in found.steps] == ["torch", "onnx_fp32", "tflite_int8", REFERENCE, MICRO]
+    assert [step.form for step in found.steps] == ["torch", "onnx_fp32", "tflite_int8", REFERENCE, MICRO, ENGINE]
     assert found.refusals(0.0) == [] and found.exact == found.pictures == 4
     assert all(not step.flips and step.ap == 1.0 for step in found.steps)
 
@@ -80,7 +80,13 @@ def test_no_golden_defect_may_pass_in_any_form_whatever_share_is_allowed(form: s
 
 def test_a_single_bit_between_micro_and_reference_kernels_shuts_the_gate() -> None:
     found = built(said([0, 1, 0, 1], tflite_micro=[11.0, 12.0, 4.0, 19.0]))
-    assert found.exact == 3 and found.refusals(1.0) == [f"{MICRO} differs from {REFERENCE} on 1 of 4 pictures"]
+    assert found.exact == 3 and f"{MICRO} differs from {REFERENCE} on 1 of 4 pictures" in found.refusals(1.0)
+
+
+def test_a_single_bit_between_the_c_engine_and_micro_shuts_the_gate() -> None:
+    found = built(said([0, 1, 0, 1], c_engine=[11.0, 12.0, 4.0, 19.0]))
+    assert (found.exact, found.engine_exact) == (4, 3)
+    assert found.refusals(1.0) == [f"{ENGINE} differs from {MICRO} on 1 of 4 pictures"]
 
 
 def test_without_torch_the_first_file_is_the_top() -> None:

@@ -15,11 +15,14 @@ from firmware_bridge.tiny import Tiny
 pytest.importorskip("smp", reason="smp is not installed: pip install 'diagline[firmware]'")
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler: apt-get install gcc")
 
-from line_device import IMAGE, INSPECT, OS, device, process  # noqa: E402
+import cbor2  # noqa: E402
+import serial  # noqa: E402
+from line_device import IMAGE, INSPECT, OS, WRITE, Line, device, process  # noqa: E402
 
+from firmware_bridge.fuzz import framed, message  # noqa: E402
 from firmware_bridge.provision import Parameters  # noqa: E402
 
-MODEL = Tiny(width_px=8, height_px=4, bytes=9000, seed=1, version=2)
+MODEL = Tiny(width_px=8, height_px=4, length=9000, seed=1, version=2)
 KEY = bytes(range(32))
 GOOD, BAD = bytes([10]) * 32, bytes([240]) * 32
 
@@ -60,6 +63,17 @@ def test_requests_whose_reply_was_lost_can_be_sent_again(tmp_path: Path) -> None
         assert line.ask(INSPECT, 5)["passes"] == 1
 
 
+def test_the_last_piece_of_an_upload_can_be_sent_again(tmp_path: Path) -> None:
+    image = MODEL.build()
+    with device(tmp_path / "flash.bin") as line:
+        done = line.upload(image, piece=1000)
+        assert done == {"off": len(image), "match": True}
+        at = len(image) - len(image) % 992
+        assert line.ask(IMAGE, 1, off=at, data=image[at:]) == done
+        assert line.ask(IMAGE, 1, off=0, data=image[:1000], len=len(image), sha=sha256(image).digest()) == done
+        assert refusal(line.ask(IMAGE, 1, off=at, data=image[at:-1])) == 20, "not the last piece of what is there"
+
+
 def test_rows_of_another_picture_or_another_size_are_refused(tmp_path: Path) -> None:
     with device(tmp_path / "flash.bin") as line:
         line.flash(MODEL.build())
@@ -75,7 +89,7 @@ def test_the_gate_opens_for_a_confirmed_pass_alone_and_for_half_a_second(tmp_pat
         image = MODEL.build()
         line.upload(image)
         line.ask(IMAGE, 0, hash=image[-64:-32])
-        line.ask(OS, 5, write=True)
+        line.reboot()
         assert (line.info()["boot"], line.inspect(GOOD)["gate"]) == ("trial", False)
         line.ask(IMAGE, 0, confirm=True)
         assert line.inspect(BAD)["gate"] is False
@@ -98,7 +112,7 @@ def test_a_model_that_fails_its_golden_pictures_is_left_at_once(tmp_path: Path) 
         wrong = replace(MODEL, seed=5, wrong_golden=True).build()
         assert line.upload(wrong)["match"] is True
         line.ask(IMAGE, 0, hash=wrong[-64:-32], confirm=True)
-        line.ask(OS, 5, write=True)
+        line.reboot()
         info = line.info()
         assert (info["boot"], info["hash"], info["trusted"]) == ("failed trial", MODEL.build()[-64:-32], True)
         assert line.ask(INSPECT, 4, write=True) == {"passed": 3, "golden": 3, "trusted": True}
@@ -109,7 +123,7 @@ def test_a_permanent_request_is_confirmed_by_the_device_itself(tmp_path: Path) -
         image = MODEL.build()
         line.upload(image)
         line.ask(IMAGE, 0, hash=image[-64:-32], confirm=True)
-        line.ask(OS, 5, write=True)
+        line.reboot()
         assert (line.info()["boot"], line.info()["confirmed"]) == ("trial", True)
 
 
@@ -146,7 +160,7 @@ def test_damaged_parameters_lock_the_device(tmp_path: Path) -> None:
 
 
 def test_an_upload_goes_on_after_a_power_cut_where_it_was(tmp_path: Path) -> None:
-    image = replace(MODEL, bytes=40_000).build()
+    image = replace(MODEL, length=40_000).build()
     first = {"off": 0, "data": image[:1024], "len": len(image), "sha": sha256(image).digest()}
     with device(tmp_path / "flash.bin") as line:
         reply = line.ask(IMAGE, 1, **first)
@@ -163,9 +177,6 @@ def test_a_cut_of_the_process_in_a_flash_operation_leaves_the_old_model(tmp_path
     with device(tmp_path / "flash.bin") as line:
         line.flash(MODEL.build())
     with process(tmp_path / "flash.bin", **os.environ, DIAGLINE_CUT_AT="100") as (running, path):
-        import serial
-        from line_device import Line
-
         with serial.Serial(path, timeout=30) as port, pytest.raises((AssertionError, serial.SerialException)):
             Line(port).upload(new)
         assert running.wait(30) == 137
@@ -194,3 +205,31 @@ def test_both_protocols_share_the_port(tmp_path: Path) -> None:
         assert lines[5:] == ["m-infer-done", "m-results-[-63.500]"], "logit -127 at a scale of 0.5"
         assert line.say("results%") == ["m-results-[-63.500]"]
         assert line.info()["gate"] is False
+
+
+def test_a_cable_out_at_any_byte_of_a_request_does_not_spoil_the_next(tmp_path: Path) -> None:
+    with device(tmp_path / "flash.bin") as line:
+        echo = framed(message(WRITE, OS, 0, cbor2.dumps({"d": "x" * 120})))
+        for cut in range(len(echo)):
+            line.port.write(echo[:cut])
+            assert line.ask(OS, 0, d=f"{cut}") == {"r": f"{cut}"}
+
+
+@pytest.mark.parametrize(
+    ("group", "command", "body"),
+    [(OS, 0, b"\xa0"), (OS, 9, b"\xa0"), (IMAGE, 1, b"\xa1\x63off\xff"), (INSPECT, 1, b"\x80"), (9, 0, b"\xa0")],
+    ids=["no_text", "no_such_command", "not_whole", "no_map", "no_such_group"],
+)
+def test_a_malformed_request_is_answered_with_an_error(group: int, command: int, body: bytes, tmp_path: Path) -> None:
+    with device(tmp_path / "flash.bin") as line:
+        line.port.write(framed(message(WRITE, group, command, body)))
+        assert line.receive() == {"rc": 8 if command == 9 or group == 9 else 3}
+
+
+def test_hosts_of_the_first_protocol_version_get_errors_they_know(tmp_path: Path) -> None:
+    with device(tmp_path / "flash.bin") as line:
+        asked = message(WRITE, IMAGE, 0, cbor2.dumps({"hash": bytes(32)}))
+        line.port.write(framed(asked))
+        assert line.receive() == {"err": {"group": 1, "rc": 8}}
+        line.port.write(framed(bytes([WRITE]) + asked[1:]))
+        assert line.receive() == {"rc": 1}

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagline.errors import FlashError
-from firmware_bridge import golden
+from firmware_bridge import golden, tflm
 from firmware_bridge.compile import Judgement, Network, compile_tflite
 from firmware_bridge.engine import Engine
 from training.student_spec import Block, Stem, StudentSpec
@@ -22,7 +22,7 @@ SEEDS = st.integers(0, 2**31)
 
 def assert_same_bits(network: Network, seed: int, count: int = 3) -> None:
     header = network.header
-    micro, engine = golden.micro(network), Engine(network.image([]))
+    micro, engine = tflm.micro(network), Engine(network.image([]))
     for picture in int8_nets.pictures(seed, (header.height_px, header.width_px, header.channels), count):
         (outputs, heat), (expected, expected_heat) = engine.run(picture), micro(picture)
         np.testing.assert_array_equal(outputs, expected)
@@ -63,7 +63,7 @@ def test_any_network_of_the_known_operators_gives_the_bits_of_tflite_micro(seed)
 def golden_network(seed: int = 5) -> tuple[Network, bytes]:
     spec = StudentSpec(40, 33, 3, Stem(3, 2, 8), (Block(2, 16), Block(1, 16, True)))
     network = compile_tflite(int8_nets.of_spec(spec, seed), Judgement("golden"))
-    return network, network.image(golden.answers(network, golden.micro(network)))
+    return network, network.image(golden.answers(network, tflm.micro(network)))
 
 
 def test_golden_pictures_are_made_alike_on_both_sides_and_answered_as_tflite_micro_does():
@@ -74,7 +74,7 @@ def test_golden_pictures_are_made_alike_on_both_sides_and_answered_as_tflite_mic
 @pytest.mark.parametrize("wrong", range(len(golden.SEEDS)))
 def test_a_golden_answer_that_is_one_bit_off_stops_the_self_test_there(wrong):
     network, _ = golden_network()
-    answers = golden.answers(network, golden.micro(network))
+    answers = golden.answers(network, tflm.micro(network))
     off = replace(answers[wrong], outputs=(answers[wrong].outputs[0] ^ 1,))
     heat = replace(answers[wrong], heat_crc=answers[wrong].heat_crc ^ 1)
     for changed in (off, heat):

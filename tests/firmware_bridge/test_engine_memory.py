@@ -28,7 +28,9 @@ def asan() -> str:
 
 def test_sanitisers_find_nothing_in_whole_images_nor_in_changed_ones_that_the_parser_lets_pass(tmp_path):
     spec = StudentSpec(21, 17, 3, Stem(5, 2, 8), (Block(2, 16), Block(1, 16, True)))
-    files = {"student": int8_nets.of_spec(spec, 1)} | {f"net{seed}": int8_nets.of_anything(seed) for seed in (2, 7, 12, 20)}
+    files = {"student": int8_nets.of_spec(spec, 1)} | {
+        f"net{seed}": int8_nets.of_anything(seed) for seed in (2, 7, 12, 20)
+    }
     paths = []
     for name, data in files.items():
         network = compile_tflite(data, Judgement(name))

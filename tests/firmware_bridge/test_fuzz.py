@@ -13,11 +13,11 @@ from firmware_bridge import fuzz
 @pytest.fixture(scope="module", autouse=True)
 def _fuzzer_is_installed() -> None:
     if shutil.which("clang") is None:
-        pytest.skip("no clang: apt-get install clang libclang-rt-14-dev")
+        pytest.skip("no clang: apt-get install clang libclang-rt-dev")
     probe = ["clang", "-x", "c", "-fsanitize=fuzzer,address", "-o", "/dev/null", "-"]
     source = b"int LLVMFuzzerTestOneInput(const char *d, unsigned long n) { return d[n] != 0; }"
     if subprocess.run(probe, input=source, capture_output=True, check=False).returncode != 0:
-        pytest.skip("clang has no libFuzzer: apt-get install libclang-rt-14-dev")
+        pytest.skip("clang has no libFuzzer: apt-get install libclang-rt-dev")
 
 
 @pytest.mark.parametrize("target", fuzz.TARGETS)

@@ -20,7 +20,7 @@ from smpclient.requests.image_management import ImageErase, ImageStatesRead, Ima
 from smpclient.requests.os_management import EchoWrite, MCUMgrParametersRead, ResetWrite  # noqa: E402
 from smpclient.transport.serial import SMPSerialTransport  # noqa: E402
 
-OLD, NEW = Tiny(bytes=20_000, seed=1, version=1).build(), Tiny(bytes=30_004, seed=2, version=2).build()
+OLD, NEW = Tiny(length=20_000, seed=1, version=1).build(), Tiny(length=30_004, seed=2, version=2).build()
 
 
 async def states(client: SMPClient) -> list[dict[str, Any]]:

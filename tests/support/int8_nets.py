@@ -102,7 +102,9 @@ class Net:
         ]
         depth = kernel[0] * kernel[1] * (1 if depthwise else channels)
         shape = (1, *kernel, outputs) if depthwise else (outputs, *kernel, channels)
-        output = self._weighted(source, shape, outputs, depth, (1, *size, outputs), activation, bias, 3 if depthwise else 0)
+        output = self._weighted(
+            source, shape, outputs, depth, (1, *size, outputs), activation, bias, 3 if depthwise else 0
+        )
         options = schema.DepthwiseConv2DOptionsT() if depthwise else schema.Conv2DOptionsT()
         options.padding, options.strideH, options.strideW = padding, stride[0], stride[1]
         options.dilationHFactor = options.dilationWFactor = 1
@@ -221,7 +223,7 @@ def of_spec(spec: StudentSpec, seed: int, heat: bool = True) -> bytes:
 
 
 def of_anything(seed: int) -> bytes:
-    """A network of every shape that the engine knows: kernels, strides, paddings, residuals of three kinds, poolings."""
+    """A network of any shape that the engine knows: kernels, strides, paddings, three kinds of residuals, poolings."""
     rng = np.random.default_rng([seed, 1])
     channels, height, width = int(rng.integers(1, 5)), int(rng.integers(9, 40)), int(rng.integers(9, 40))
     net = Net(seed, (height, width, channels))
@@ -230,14 +232,18 @@ def of_anything(seed: int) -> bytes:
         x = _block(net, x, rng)
     heat = net.convolve(x, 1, activation=NONE) if rng.random() < 0.5 and net.shape(x)[1] > 1 else None
     if rng.random() < 0.2:
-        x = net.reshape(x, (1, int(np.prod(net.shape(x)))))if np.prod(net.shape(x)) < 4000 else net.pool(x, "MEAN")
+        x = net.reshape(x, (1, int(np.prod(net.shape(x))))) if np.prod(net.shape(x)) < 4000 else net.pool(x, "MEAN")
         # a map as it is, all of it connected
         if len(net.shape(x)) == 2:
             x = net.connect(x, int(rng.integers(1, 17)))
             return net.finish(*(number for number in (x, heat) if number is not None))
     x = net.pool(x, str(rng.choice(["AVERAGE_POOL_2D", "MAX_POOL_2D", "MEAN", "REDUCE_MAX"])))
     outputs = int(rng.integers(1, 17))
-    x = net.connect(x, outputs) if rng.random() < 0.5 or len(net.shape(x)) == 2 else net.convolve(x, outputs, activation=NONE)
+    x = (
+        net.connect(x, outputs)
+        if rng.random() < 0.5 or len(net.shape(x)) == 2
+        else net.convolve(x, outputs, activation=NONE)
+    )
     return net.finish(*(number for number in (x, heat) if number is not None))
 
 
@@ -249,7 +255,9 @@ def _block(net: Net, x: int, rng: np.random.Generator) -> int:
         case "convolve":
             kernel = (int(rng.integers(1, min(height, 6) + 1)), int(rng.integers(1, min(width, 6) + 1)))
             stride = (int(rng.integers(1, 4)), int(rng.integers(1, 4)))
-            return net.convolve(x, wide, kernel, stride, int(rng.choice([SAME, VALID])), activation, bias=bool(rng.random() < 0.8))
+            return net.convolve(
+                x, wide, kernel, stride, int(rng.choice([SAME, VALID])), activation, bias=bool(rng.random() < 0.8)
+            )
         case "depthwise":
             kernel = (int(rng.integers(1, min(height, 6) + 1)), int(rng.integers(1, min(width, 6) + 1)))
             stride = (int(rng.integers(1, 4)), int(rng.integers(1, 4)))

@@ -82,6 +82,12 @@ class Line:
         """Group 64's info."""
         return self.ask(INSPECT, 0)
 
+    def reboot(self) -> None:
+        """A reset, and the wait until it is over: what is sent meanwhile is lost."""
+        assert self.ask(OS, 5, write=True) == {}
+        while (line := self.port.readline()) != b"m-ready\r\n":
+            assert line.endswith(b"\n"), f"not up again: {line!r}"
+
     def upload(self, image: bytes, piece: int = 2048) -> dict[str, Any]:
         """A whole image; the last reply."""
         offset, reply = 0, {}
@@ -98,7 +104,7 @@ class Line:
         reply = self.upload(image)
         assert reply.get("match") is True, reply
         assert "images" in self.ask(IMAGE, 0, hash=image[-64:-32])
-        self.ask(OS, 5, write=True)
+        self.reboot()
         assert self.info()["boot"] == "trial"
         assert "images" in self.ask(IMAGE, 0, confirm=True)
 

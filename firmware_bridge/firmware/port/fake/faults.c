@@ -5,7 +5,8 @@
  *     faults stuck OLD NEW            every word of an update in which a bit refuses
  *     faults hosts OLD NEW RUNS OTHER two hosts with different images at once
  *     faults baud  OLD NEW RUNS       a host at another baud rate, then one at the right one
- *     faults refuse OLD BAD CODE      an image that must be refused with this number before anything is erased
+ *     faults refuse OLD BAD CODE [PARAMETERS] an image that must be refused with this number before anything
+ *                                    is erased, perhaps by a device with parameters of its own
  *
  * Images are files. Whatever happens, after every boot the model that runs must be one of the images,
  * whole and trusted, the slot in force untouched, the gate closed; and a last attempt without faults
@@ -186,8 +187,13 @@ static void hosts(unsigned long runs) {
     }
 }
 
-static void refuse(uint32_t code) {
+static void refuse(uint32_t code, const char *parameters) {
     power_on();
+    FILE *file = parameters == NULL ? NULL : fopen(parameters, "rb");
+    if (file != NULL) {
+        if (fread(link_.fake.flash + FLASH_PARAMS, 1, FLASH_SECTOR_BYTES, file) == 0) violation("no parameters");
+        fclose(file);
+    }
     host host = host_of(1);
     host_boot(&link_);
     uint32_t before = link_.fake.operations;
@@ -214,9 +220,8 @@ int main(int argc, char **argv) {
         load(argv[i]);
     }
     unsigned long number = argc > 4 ? strtoul(argv[4], NULL, 10) : 0;
-    if (argc > 5) {
-        load(argv[5]);
-    }
+    const bool refusal = argv[1][0] == 'r';
+    if (argc > 5 && !refusal) load(argv[5]);
     memset(start_flash, 0xFF, sizeof start_flash);
     link_.fake.random = 2463534242u;
     link_.booted = no_check;
@@ -241,7 +246,7 @@ int main(int argc, char **argv) {
             hosts(number);
             break;
         default:
-            refuse((uint32_t)number);
+            refuse((uint32_t)number, argc > 5 ? argv[5] : NULL);
     }
     printf("%lu %lu\n", tried, violations);
     return violations == 0 ? 0 : 1;

@@ -139,15 +139,11 @@ static void asked(host *host, const cbor_map *reply) {
 
 static void put_piece(const host *host, cbor_writer *body) {
     uint32_t left = host->image->bytes - host->offset;
-    cbor_put_key(body, "off");
-    cbor_put_int(body, host->offset);
-    cbor_put_key(body, "data");
-    cbor_put_bytes(body, host->image->data + host->offset, left < host->piece_bytes ? left : host->piece_bytes);
+    cbor_put_int(body, "off", host->offset);
+    cbor_put_bytes(body, "data", host->image->data + host->offset, left < host->piece_bytes ? left : host->piece_bytes);
     if (host->offset == 0) {
-        cbor_put_key(body, "len");
-        cbor_put_int(body, host->image->bytes);
-        cbor_put_key(body, "sha");
-        cbor_put_bytes(body, host->image->sha, RS_DIGEST_BYTES);
+        cbor_put_int(body, "len", host->image->bytes);
+        cbor_put_bytes(body, "sha", host->image->sha, RS_DIGEST_BYTES);
     }
 }
 
@@ -193,16 +189,14 @@ void host_step(host *host, host_link *link) {
             put_piece(host, &body);
             break;
         case HOST_TRY:
-            cbor_put_key(&body, "hash");
-            cbor_put_bytes(&body, host->image->digest, RS_DIGEST_BYTES);
+            cbor_put_bytes(&body, "hash", host->image->digest, RS_DIGEST_BYTES);
             break;
         case HOST_RESET:
             group = SMP_GROUP_OS;
             command = 5;
             break;
         case HOST_CONFIRM:
-            cbor_put_key(&body, "confirm");
-            cbor_put_bool(&body, true);
+            cbor_put_bool(&body, "confirm", true);
             break;
         case HOST_DONE:
             return;
