@@ -36,7 +36,7 @@ Box = Annotated[Path, typer.Argument(metavar="BOX.toml", help="TOML file of the 
 def add_to(app: typer.Typer) -> None:
     """Make every command of this file one of `app`."""
     for command in (doctor, install, serve, challenge, replay):
-        app.command()(command)
+        app.command(rich_help_panel="Edge box")(command)
 
 
 def doctor(

@@ -1,6 +1,6 @@
-"""The commands of line devices: what hangs on the serial ports, flashing, pictures, self-test, bench, emulation.
+"""The commands that ask line devices: ports, facts, self-test, pictures, bench; and devices without a board.
 
-Leaves out: what they do (`firmware_bridge/`), and the other commands (`cli.py`).
+Leaves out: what they do (`firmware_bridge/`), and putting models on devices (`cli_image.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from diagline.cli_options import AllowUnsigned, Json, Keys, open_bundle
+from diagline.cli_image import BAUD, Baud, DeviceKey, require_firmware
+from diagline.cli_options import Json
 from diagline.console import console, progress
 from diagline.errors import FlashError, require
 
@@ -35,18 +36,12 @@ WRONG_EXIT = 1
 SHADES = " .:-=+*#%@"
 
 Port = Annotated[str, typer.Option("--port", metavar="PORT", help="Serial port, such as /dev/ttyACM0")]
-Baud = Annotated[int, typer.Option(help="Speed of the port")]
-MacKey = Annotated[
-    Path | None, typer.Option("--mac-key", metavar="FILE", help="The device's key: 32 raw bytes or 64 hex digits")
-]
-BAUD = 115200
 
 
 def add_to(app: typer.Typer) -> None:
     """Make every command of this file one of `app`."""
-    app.add_typer(device_app, name="device")
-    app.command()(flash)
-    app.command()(emulate)
+    app.add_typer(device_app, name="device", rich_help_panel="Line device")
+    app.command(rich_help_panel="Line device")(emulate)
 
 
 @device_app.command("list")
@@ -149,8 +144,7 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure any device that speaks MLPerf Tiny's serial protocol."""
-    require("serial", "firmware")
-    require("smp", "firmware")
+    require_firmware()
     from firmware_bridge import bench as room
 
     picture = room.noise(size if size is not None else room.picture_bytes(port, baud))
@@ -178,77 +172,24 @@ def bench(
     console.print(table)
 
 
-def flash(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder")],
-    ports: Annotated[
-        list[str], typer.Option("--port", metavar="PORT", help="Serial port; again for several devices at once")
-    ],
-    model_version: Annotated[
-        int, typer.Option(min=1, max=2**32 - 1, help="A device takes none below the one in force")
-    ] = 1,
-    mac_key: MacKey = None,
-    keys: Keys = None,
-    allow_unsigned: AllowUnsigned = False,
-    baud: Baud = BAUD,
-    as_json: Json = False,
-) -> None:
-    """Put a bundle's model on devices: fit, upload, self-test and golden pictures on the device, then in force."""
-    for module in ("serial", "smp"):
-        require(module, "firmware")
-    found = open_bundle(bundle, keys, allow_unsigned)
-    from firmware_bridge import flash as room
-    from firmware_bridge import payload as payloads
-
-    if len(set(ports)) < len(ports):
-        raise FlashError(f"--port {' --port '.join(ports)}: one is named twice; expected each device once")
-    payload = payloads.make(found, payloads.read_key(mac_key) if mac_key else b"", model_version)
-    console.print(
-        f"{payload.label}: {len(payload.image)} bytes, {payload.header.ram_bytes} bytes of RAM; "
-        f"expected outputs by {payload.reference}",
-        soft_wrap=True,
-    )
-    with progress() as display:
-        tasks = {port: display.add_task(port, total=len(payload.image), note="") for port in ports}
-
-        def report(port: str, stage: str, done: int, whole: int) -> None:
-            display.update(tasks[port], completed=done, total=whole, note=stage)
-
-        outcomes = room.flash_all(ports, payload, report, baud)
-    done = [one for one in outcomes if isinstance(one, room.Flashed)]
-    failed = [str(one) for one in outcomes if isinstance(one, FlashError)]
-    for one in done:
-        was = "was there already, proven again" if one.there_already else f"flashed in {one.seconds:.1f} s"
-        console.print(
-            f"{one.port}: {was}: {one.model} on {one.board}; {one.golden} golden pictures of the image and "
-            f"{one.pictures} of the bundle came out right; in force",
-            style="green",
-            soft_wrap=True,
-        )
-    if as_json:
-        print(json.dumps({"flashed": [asdict(one) for one in done], "failed": failed}))
-    if failed:
-        several = f"{len(failed)} of {len(ports)} devices were not flashed: " if len(ports) > 1 else ""
-        raise FlashError(several + " | ".join(failed))
-
-
 def emulate(
     board: Annotated[str, typer.Argument(metavar="BOARD", help="host, mps2_an386, mps2_an500 or mps3_an547")],
     folder: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where its flash persists; runs/emulated/BOARD otherwise")
     ] = None,
-    mac_key: MacKey = None,
+    device_key: DeviceKey = None,
     camera: Annotated[
         str, typer.Option(metavar="WxHxC", help="The only picture size it takes, such as 632x224x3; any otherwise")
     ] = "",
 ) -> None:
     """Run a line device on this machine and print its serial port, until Ctrl-C or SIGTERM."""
     from firmware_bridge import emulator as room
-    from firmware_bridge import payload as payloads
+    from firmware_bridge.make import read_key
     from firmware_bridge.provision import Parameters
 
     parameters = None
-    if mac_key is not None or camera:
-        key = payloads.read_key(mac_key) if mac_key is not None else None
+    if device_key is not None or camera:
+        key = read_key(device_key) if device_key is not None else None
         parameters = Parameters(key=key, camera=_camera(camera))
     folder = folder or Path("runs/emulated") / board
     stop = threading.Event()
@@ -275,8 +216,7 @@ def _camera(text: str) -> tuple[int, int, int]:
 
 @contextmanager
 def _device(port: str, baud: int) -> Iterator[Device]:
-    for module in ("serial", "smp"):
-        require(module, "firmware")
+    require_firmware()
     from firmware_bridge.device import connect
 
     with connect(port, baud) as device:

@@ -6,7 +6,7 @@ Leaves out: what they do (`firmware_bridge/`), and the other commands (`cli.py`)
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,19 +16,29 @@ from rich.table import Table
 
 from diagline import files
 from diagline.cli_options import AllowUnsigned, Json, Keys, open_bundle
-from diagline.console import console
+from diagline.console import console, progress
+from diagline.errors import FlashError, require
 
 if TYPE_CHECKING:
     from firmware_bridge.make import Made
 
 DeviceKey = Annotated[
-    Path | None, typer.Option("--device-key", metavar="FILE", help="Signs for devices with this key; 64 hex digits")
+    Path | None, typer.Option("--device-key", metavar="FILE", help="The key that the devices hold; 64 hex digits")
 ]
+Baud = Annotated[int, typer.Option(help="Speed of the port")]
+BAUD = 115200
 
 
 def add_to(app: typer.Typer) -> None:
     """Make every command of this file one of `app`."""
-    app.command("image")(make_image)
+    app.command("image", rich_help_panel="Line device")(make_image)
+    app.command(rich_help_panel="Line device")(flash)
+
+
+def require_firmware() -> None:
+    """Say at once which extra is missing, for commands that talk to devices."""
+    for module in ("serial", "smp"):
+        require(module, "firmware")
 
 
 def make_image(
@@ -77,6 +87,58 @@ def make_image(
     console.print(_table(made))
     for line in (*network.notes, *(f"wrote {path}" for path in written)):
         console.print(line, soft_wrap=True)
+
+
+def flash(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder")],
+    ports: Annotated[
+        list[str], typer.Option("--port", metavar="PORT", help="Serial port; again for several devices at once")
+    ],
+    model_version: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="A device refuses a lower one than it runs")
+    ] = 1,
+    device_key: DeviceKey = None,
+    keys: Keys = None,
+    allow_unsigned: AllowUnsigned = False,
+    baud: Baud = BAUD,
+    as_json: Json = False,
+) -> None:
+    """Put a bundle's model on devices: fit, upload, self-test and golden pictures on the device, then in force."""
+    require_firmware()
+    from firmware_bridge import flash as room
+    from firmware_bridge import make, payload
+
+    if len(set(ports)) < len(ports):
+        raise FlashError(f"--port {' --port '.join(ports)}: one is named twice; expected each device once")
+    key = make.read_key(device_key) if device_key is not None else b""
+    made = payload.of_bundle(open_bundle(bundle, keys, allow_unsigned), key, model_version)
+    console.print(
+        f"{made.label}: {len(made.image)} bytes, {made.header.ram_bytes} bytes of RAM; expected outputs by "
+        f"{made.oracle}",
+        soft_wrap=True,
+    )
+    with progress() as display:
+        tasks = {port: display.add_task(port, total=len(made.image), note="") for port in ports}
+
+        def report(port: str, stage: str, done: int, whole: int) -> None:
+            display.update(tasks[port], completed=done, total=whole, note=stage)
+
+        outcomes = room.flash_all(ports, made, report, baud)
+    done = [one for one in outcomes if isinstance(one, room.Flashed)]
+    failed = [str(one) for one in outcomes if isinstance(one, FlashError)]
+    for one in done:
+        was = "was there already, proven again" if one.there_already else f"flashed in {one.seconds:.1f} s"
+        console.print(
+            f"{one.port}: {was}: {one.model} on {one.board}; {one.golden} golden pictures of the image and "
+            f"{one.pictures} of the bundle came out right; in force",
+            style="green",
+            soft_wrap=True,
+        )
+    if as_json:
+        print(json.dumps({"flashed": [asdict(one) for one in done], "failed": failed}))
+    if failed:
+        several = f"{len(failed)} of {len(ports)} devices were not flashed: " if len(ports) > 1 else ""
+        raise FlashError(several + " | ".join(failed))
 
 
 def _facts(made: Made, target: Path) -> dict[str, Any]:

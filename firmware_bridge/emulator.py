@@ -104,7 +104,7 @@ def _provision(flash: Path, parameters: Parameters) -> None:
         found = stream.read(len(wanted))
         if found not in (wanted, b"\xff" * len(wanted)):
             raise FlashError(
-                f"{flash}: provisioned otherwise already; leave --mac-key and --camera out, or name another --folder"
+                f"{flash}: provisioned otherwise already; leave --device-key and --camera out, or name another --folder"
             )
         stream.seek(0)
         stream.write(wanted)

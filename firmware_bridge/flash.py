@@ -116,7 +116,7 @@ def _prove(device: Device, payload: Payload, report: Report) -> int:
         if found.logit != picture.logit or found.verdict != picture.state.value:
             raise FlashError(
                 f"{device.where}: {picture.name} is {found.verdict} with logit {found.logit} on the device; expected "
-                f"{picture.state.value} with {picture.logit}, as {payload.reference} gives it"
+                f"{picture.state.value} with {picture.logit}, as {payload.oracle} gives it"
             )
     report("golden pictures", count, count)
     return told.golden

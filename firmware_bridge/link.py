@@ -47,7 +47,7 @@ REFUSALS = {
     (IMAGE, 28): "another model is on trial; reset the device",
     (IMAGE, 30): "larger than a slot",
     (IMAGE, 32): "no model runs, or its golden pictures failed",
-    (IMAGE, 64): "not signed with the key of this device; give --mac-key FILE, or none where the device has none",
+    (IMAGE, 64): "not signed with the key of this device; give --device-key FILE, or none where the device has none",
     (IMAGE, 65): "made for another picture size than the camera of this device gives",
     (IMAGE, 66): "the parameters of the device are damaged; provision it again",
     (INSPECT, 1): "no model runs; flash one first",

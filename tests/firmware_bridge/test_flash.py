@@ -19,7 +19,7 @@ from diagline.errors import FlashError  # noqa: E402
 from firmware_bridge.device import Device, connect  # noqa: E402
 from firmware_bridge.emulator import Emulated, emulate  # noqa: E402
 from firmware_bridge.flash import Flashed, flash, flash_all  # noqa: E402
-from firmware_bridge.payload import misfit, read_key  # noqa: E402
+from firmware_bridge.payload import misfit  # noqa: E402
 from firmware_bridge.provision import Parameters  # noqa: E402
 from firmware_bridge.replies import Info  # noqa: E402
 from firmware_bridge.tiny import Tiny  # noqa: E402
@@ -116,7 +116,7 @@ def test_an_own_trial_that_was_cut_off_is_proven_and_confirmed(device: Device) -
 
 def test_the_signed_go_to_the_device_of_the_key_and_nothing_else(tmp_path: Path) -> None:
     with emulate("host", tmp_path, Parameters(name="station 3", key=KEY)) as found, connect(found.port) as device:
-        for other, why in ((OLD, "give --mac-key FILE"), (replace(OLD, key=b"other"), "not signed with the key")):
+        for other, why in ((OLD, "give --device-key FILE"), (replace(OLD, key=b"other"), "not signed with the key")):
             with pytest.raises(FlashError, match=why):
                 flash(device, payload(other))
         assert running(device) == ("", False)
@@ -131,7 +131,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_erased(emulated: Emulat
         (replace(NEW, version=5, bytes=600_000), "needs 600000 bytes of flash and the device has 524288"),
         (replace(NEW, version=5, arena_extra=1 << 20), "bytes of RAM and the device has 131072"),
         (replace(NEW, version=5, width_px=4096, height_px=1), "needs 4096 bytes a row and the device has 4000"),
-        (replace(NEW, version=5, key=KEY), "leave out --mac-key"),
+        (replace(NEW, version=5, key=KEY), "leave out --device-key"),
     ):
         with pytest.raises(FlashError, match=f"{why}.*nothing was erased: tiny 1 .*runs on"):
             flash(device, payload(bad))
@@ -178,21 +178,3 @@ def test_ctrl_c_leaves_the_old_model(emulated: Emulated, device: Device) -> None
 def test_one_port_has_one_host(emulated: Emulated, device: Device) -> None:
     (outcome,) = flash_all([emulated.port], payload(OLD), lambda *_: None)
     assert "another program holds it" in str(outcome)
-
-
-@pytest.mark.parametrize(
-    ("data", "why"),
-    [(b"ab" * 30, "64 hex digits"), ("ä".encode() * 32, "64 hex digits"), (None, "expected the key")],
-)
-def test_what_is_no_device_key_is_named(tmp_path: Path, data: bytes | None, why: str) -> None:
-    path = tmp_path / "device.key"
-    if data is not None:
-        path.write_bytes(data)
-    with pytest.raises(FlashError, match=f"device.key.*{why}"):
-        read_key(path)
-
-
-def test_a_device_key_is_raw_bytes_or_hex_digits(tmp_path: Path) -> None:
-    for data in (KEY, KEY.hex().encode(), KEY.hex().upper().encode() + b"\n"):
-        (tmp_path / "device.key").write_bytes(data)
-        assert read_key(tmp_path / "device.key") == KEY
