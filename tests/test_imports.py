@@ -26,8 +26,9 @@ MAY_IMPORT = {
 }
 PACKAGES = {"diagline", *MAY_IMPORT}
 FRONT_DOOR = {
-    "diagline.cli", "diagline.cli_box", "diagline.cli_device", "diagline.cli_proof", "diagline.demo", "diagline.pages",
-    "diagline.pages_seeds", "diagline.verbs", "diagline.verbs_proof", "diagline.verbs_seeds",
+    "diagline.cli", "diagline.cli_box", "diagline.cli_device", "diagline.cli_image", "diagline.cli_proof",
+    "diagline.demo", "diagline.pages", "diagline.pages_seeds", "diagline.verbs", "diagline.verbs_proof",
+    "diagline.verbs_seeds",
 }  # fmt: skip
 WORKSTATION = {"torch", "torchvision", "tensorflow", "keras", "diffusers", "transformers", "accelerate"}
 OFF_THE_EDGE = WORKSTATION | {"sklearn", "matplotlib"}

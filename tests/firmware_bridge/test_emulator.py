@@ -46,7 +46,7 @@ def test_the_command_prints_a_port_and_ends_when_it_is_told(number: signal.Signa
 
 @needs_cc
 def test_flash_persists_in_the_folder(tmp_path: Path) -> None:
-    model = payload(Tiny(bytes=9000, seed=4))
+    model = payload(Tiny(length=9000, seed=4))
     with emulate(HOST, tmp_path) as found, connect(found.port) as device:
         flash(device, model)
     with emulate(HOST, tmp_path) as found, connect(found.port) as device:

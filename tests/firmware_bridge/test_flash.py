@@ -24,7 +24,7 @@ from firmware_bridge.provision import Parameters  # noqa: E402
 from firmware_bridge.replies import Info  # noqa: E402
 from firmware_bridge.tiny import Tiny  # noqa: E402
 
-OLD, NEW = Tiny(bytes=9000, seed=1), Tiny(bytes=20_000, seed=2)
+OLD, NEW = Tiny(length=9000, seed=1), Tiny(length=20_000, seed=2)
 KEY = bytes(range(32))
 
 
@@ -93,7 +93,7 @@ def test_a_first_model_that_fails_leaves_a_device_that_rejects(device: Device) -
 
 def test_a_trial_that_somebody_left_is_ended_first(device: Device) -> None:
     flash(device, payload(OLD))
-    other = payload(Tiny(bytes=5000, seed=7))
+    other = payload(Tiny(length=5000, seed=7))
     device.upload(other.image)
     device.test(other.digest)
     device.reset()
@@ -128,7 +128,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_erased(emulated: Emulat
     before = emulated.flash.read_bytes()
     for bad, why in (
         (replace(NEW, version=4), "version 4 is older than 5 in force; give --model-version"),
-        (replace(NEW, version=5, bytes=600_000), "needs 600000 bytes of flash and the device has 524288"),
+        (replace(NEW, version=5, length=600_000), "needs 600000 bytes of flash and the device has 524288"),
         (replace(NEW, version=5, arena_extra=1 << 20), "bytes of RAM and the device has 131072"),
         (replace(NEW, version=5, width_px=4096, height_px=1), "needs 4096 bytes a row and the device has 4000"),
         (replace(NEW, version=5, key=KEY), "leave out --device-key"),

@@ -27,7 +27,7 @@ from firmware_bridge.link import NoAnswerError, Patience  # noqa: E402
 from firmware_bridge.payload import Payload  # noqa: E402
 from firmware_bridge.tiny import Tiny  # noqa: E402
 
-MODELS = tuple(payload(Tiny(bytes=900, seed=seed)) for seed in (1, 2))
+MODELS = tuple(payload(Tiny(length=900, seed=seed)) for seed in (1, 2))
 QUICK, MANY = 8, 100  # places of each kind of fault, each way
 HURRIED = Patience(again_s=0.05, tries=100)
 FAULTS = [wires.drop, wires.double, wires.flip, wires.swap]
