@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diagline.errors import ExportError, require
+from diagline.errors import ExportError, MissingExtraError, require
 
 _DTYPES: dict[int, Any] = {0: np.float32, 2: np.int32, 3: np.uint8, 4: np.int64, 7: np.int16, 9: np.int8}
 ENDINGS = ("SOFTMAX", "LOGISTIC")
@@ -73,7 +73,15 @@ def read(data: bytes) -> TfliteFile:
         ExportError: not a TFLite file, or one with several subgraphs.
         MissingExtraError: LiteRT is not installed.
     """
-    model = _model(data)
+    try:
+        return _plain(_model(data))
+    except (ExportError, MissingExtraError):
+        raise
+    except Exception as error:  # whatever a broken offset leads to
+        raise ExportError(f"not a whole TFLite file ({error}); copy or convert it again") from error
+
+
+def _plain(model: Any) -> TfliteFile:
     if len(model.subgraphs) != 1:
         raise ExportError(f"{len(model.subgraphs)} subgraphs; expected one; convert the network without control flow")
     graph = model.subgraphs[0]
@@ -123,10 +131,7 @@ def _model(data: bytes) -> Any:
     schema = _schema()
     if data[4:8] != b"TFL3":
         raise ExportError("not a TFLite file: it does not say TFL3; expected an int8 .tflite, as in a bundle")
-    try:
-        return schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))
-    except Exception as error:  # whatever a broken offset leads to
-        raise ExportError(f"not a whole TFLite file ({error}); copy or convert it again") from error
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))
 
 
 def _tensor(tensor: Any, data: NDArray[np.uint8] | None) -> Tensor:
