@@ -51,7 +51,7 @@ def refused(what: str, bad: bytes, code: int, *parameters: bytes) -> Trial:
 def trials(quick: bool) -> list[Trial]:
     """All campaigns; quick ones have smaller images, fewer runs and no sanitizers on the cuts."""
     flags = FAST if quick else SANITIZED
-    runs = "200" if quick else "5000"
+    runs = "200" if quick else "2000"
     found = []
     for length in (700,) if quick else (700, 1400, SLOT_BYTES):
         old, new = (replace(one, length=length).build() for one in (OLD, NEW))

@@ -1,7 +1,7 @@
 /* The line device: its one context, and what it does with a picture, a model and the gate.
  *
  * Fail-closed: the gate opens only for a PASS of a confirmed model whose golden pictures came out
- * right at boot, for at most DEVICE_GATE_US, and closes at anything else that happens.
+ * right, for DEVICE_GATE_US (looked at between two messages), and closes at anything else that happens.
  * Leaves out: the wire (frame.c, smp.c, perf.c) and how slots survive a power cut (slots.c).
  */
 #ifndef DIAGLINE_DEVICE_H

@@ -234,6 +234,7 @@ static void profile(const device *device) {
 }
 
 static void carry_out(device *device, char *command) {
+    device_close_gate(device); /* an answer may take long */
     char *rest = command;
     const char *word = next_word(&rest);
     if (word == NULL) {

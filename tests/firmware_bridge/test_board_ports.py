@@ -51,7 +51,7 @@ def test_power_that_goes_in_a_flash_operation_leaves_a_board_with_its_model(oper
             stream.seek(FLASH_BYTES)
             stream.write(struct.pack("<I", operation))
         line.port.timeout = 1
-        with pytest.raises(AssertionError, match="no reply|not up again"):
+        with pytest.raises(AssertionError, match=r"no reply|not up again"):
             line.flash(new)
     with board("mps2_an386", flash) as line:
         if operation == 195:  # the record that its trial begins was not whole: it begins now

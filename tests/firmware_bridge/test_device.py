@@ -101,6 +101,10 @@ def test_the_gate_opens_for_a_confirmed_pass_alone_and_for_half_a_second(tmp_pat
         line.ask(IMAGE, 0)
         assert line.info()["gate"] is False, "whoever touches images closes it"
         assert line.inspect(GOOD)["gate"] is True
+        line.port.reset_input_buffer()
+        line.say("name%")
+        assert line.info()["gate"] is False, "a benchmark closes it"
+        assert line.inspect(GOOD)["gate"] is True
         opened = line.ask(INSPECT, 5)["uptime_us"]
         while line.info()["gate"]:
             assert line.ask(INSPECT, 5)["uptime_us"] < opened + 5_000_000
