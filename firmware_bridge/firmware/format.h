@@ -60,15 +60,15 @@ typedef struct {
     uint8_t stride_x, pad_top, pad_left, pad_right;
     uint16_t in_width, in_height, in_channels;
     uint16_t out_width, out_height, out_channels;
-    uint16_t tile_px;           /* the same for all steps of a segment */
-    uint16_t target;            /* index of a step */
-    int8_t pad_value;           /* the input's zero point */
-    int8_t zero_point;          /* the output's */
-    int8_t least, most;         /* the output is clamped to */
-    uint32_t pitch;             /* bytes from one output's weights to the next; a multiple of RS_PITCH in CONV, POINTWISE */
-    uint32_t weights, params;   /* offsets in the image */
+    uint16_t tile_px;   /* the same for all steps of a segment */
+    uint16_t target;    /* index of a step */
+    int8_t pad_value;   /* the input's zero point */
+    int8_t zero_point;  /* the output's */
+    int8_t least, most; /* the output is clamped to */
+    uint32_t pitch;     /* bytes from one output's weights to the next; a multiple of RS_PITCH in CONV, POINTWISE */
+    uint32_t weights, params; /* offsets in the image */
     uint32_t in, other, out;
-    uint8_t method, zero[3];    /* of POOL */
+    uint8_t method, zero[3]; /* of POOL */
 } rs_step;
 
 /* Requantisation of one output: TFLite's multiplier and shift, shift split into its two directions. The

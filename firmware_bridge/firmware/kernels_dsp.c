@@ -114,8 +114,8 @@ static inline __attribute__((always_inline)) void multiply(const uint32_t *colum
 }
 
 static inline __attribute__((always_inline)) void four_pixels(const rs_step *step, const uint8_t *image,
-                                                              const uint32_t *column, uint32_t groups,
-                                                              uint32_t pixels, int8_t *out, int plain) {
+                                                              const uint32_t *column, uint32_t groups, uint32_t pixels,
+                                                              int8_t *out, int plain) {
     const uint32_t outputs = step->out_channels;
     const rs_channel *channel = rs_channels_of(step, image);
     const int8_t *row = (const int8_t *)image + step->weights;

@@ -1,8 +1,8 @@
 /* The inner loops in plain C: what the fast ones are held against. */
 #include "kernels.h"
 
-void rs_matrix_generic(const rs_step *step, const uint8_t *image, const int8_t *in, uint32_t in_stride,
-                       uint32_t depth, uint32_t pixels, int16_t *column, int8_t *out) {
+void rs_matrix_generic(const rs_step *step, const uint8_t *image, const int8_t *in, uint32_t in_stride, uint32_t depth,
+                       uint32_t pixels, int16_t *column, int8_t *out) {
     const rs_channel *channels = rs_channels_of(step, image);
     (void)column;
     for (uint32_t p = 0; p < pixels; p++) {

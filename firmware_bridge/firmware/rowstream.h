@@ -23,7 +23,7 @@ typedef enum {
 } rs_status;
 
 enum {
-    RS_ALIGNMENT = 4,    /* bytes, of image and arena */
+    RS_ALIGNMENT = 4, /* bytes, of image and arena */
     RS_DIGEST_BYTES = 32,
     RS_NAME_BYTES = 32,
     RS_MAX_OUTPUTS = 16
@@ -43,12 +43,12 @@ typedef struct {
     float heat_scale;             /* of a cell of the heat map, likewise */
     uint16_t width_px, height_px; /* 1 .. 4096 */
     uint16_t heat_rows, heat_columns; /* 0: no heat map */
-    uint16_t golden_count;        /* pictures of the self-test */
-    uint8_t channels;             /* 1 .. 4 */
-    uint8_t outputs;              /* 1 .. RS_MAX_OUTPUTS values of rs_finish */
-    uint8_t judged;               /* which of them is the logit that the threshold judges */
+    uint16_t golden_count;            /* pictures of the self-test */
+    uint8_t channels;                 /* 1 .. 4 */
+    uint8_t outputs;                  /* 1 .. RS_MAX_OUTPUTS values of rs_finish */
+    uint8_t judged;                   /* which of them is the logit that the threshold judges */
     int8_t output_zero_point, heat_zero_point;
-    int8_t threshold;             /* REJECT where the judged logit_i8 >= threshold */
+    int8_t threshold; /* REJECT where the judged logit_i8 >= threshold */
 } rs_info;
 
 /* A running network; 4-byte aligned as any struct is. Its fields belong to the engine. */
