@@ -63,16 +63,16 @@ def doctor(
     from edge_runtime.doctor import probes as room
     from edge_runtime.service import unit
 
-    root, box, trusted = target, None, list(keys or ())
+    root, box, checks, trusted = target, None, None, list(keys or ())
     if target is not None and target.suffix == ".toml":
         found, box = box_config.load(target), target
-        root, archive = found.bundle, archive or found.folder
+        root, archive, checks = found.bundle, archive or found.folder, found.camera.checks
         trusted += unit.keys_beside(target)
     findings = room.examine(
         [
             *doctor_machine.probes(archive, gb_per_day),
             room.Probe("serial ports", _serial_ports),
-            *doctor_line.probes(root, trusted, allow_unsigned, box, source, broker, plc, timeout_s),
+            *doctor_line.probes(root, trusted, allow_unsigned, box, source, broker, plc, timeout_s, checks),
         ]
     )
     if as_json:

@@ -17,6 +17,7 @@ from diagline import signing
 from edge_runtime import box_config
 from edge_runtime.archive.reader import Reader
 from edge_runtime.bench import recorded
+from edge_runtime.doctor import line as doctor_line
 from edge_runtime.doctor import machine as doctor_machine
 from edge_runtime.service import install
 
@@ -89,6 +90,20 @@ def test_doctor_asks_a_box_for_its_bundle_trust_and_engine(
     assert outcome.code == 0, outcome.err
     assert "trusted" in outcome.err
     refused(diagline("doctor", tmp_path / "none.toml"), "none.toml")
+
+
+def test_doctor_takes_a_boxs_word_for_what_its_frames_must_show(
+    diagline: Diagline, line: Line, box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor_line, "bundle", lambda *_: [])
+    still = tmp_path / "still"
+    still.mkdir()
+    for number in range(8):
+        shutil.copy(line.data / "good" / "000.png", still / f"{number}.png")
+    asked = ("doctor", box, "--allow-unsigned", "--source", still)
+    assert diagline(*asked).code == 2
+    box.write_text(f'{box.read_text()}[camera.checks]\noff = ["frozen"]\n')
+    assert diagline(*asked).code == 0
 
 
 def test_install_says_what_it_does_and_what_it_would_do(
