@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from diagline import cli_box, cli_device, cli_generate, cli_image, cli_keys, cli_proof, signing
+from diagline import cli_box, cli_device, cli_generate, cli_image, cli_keys, cli_proof, config_file, signing
 from diagline import config as configs
 from diagline.cli_options import (
     AllowUnsigned,
@@ -207,13 +207,20 @@ def bench(
     tiny: Tiny = False,
     as_json: Json = False,
 ) -> None:
-    """Measure size, accuracy and latency of every format and engine, beside ResNet-50 on its fastest."""
+    """Measure size, accuracy and latency of every format and engine, beside ResNet-50 on its fastest.
+
+    A whole box under load: diagline bench-line BOX.toml.
+    """
     require("cv2", "edge")
     from diagline import layouts
     from edge_runtime.bench import accuracy as bench_accuracy
     from edge_runtime.bench import measure as room
     from edge_runtime.bench import table as bench_table
 
+    if target.suffix == ".toml" and "folder" in config_file.read(target):
+        raise ConfigError(
+            f"{target}: a box; expected a bundle or the TOML it was made with; diagline bench-line BOX.toml"
+        )
     config = load(target, overrides, tiny, sign) if target.suffix == ".toml" else None
     key = config.signing_key if config is not None else sign
     root, line = (config.bundle, config.run) if config is not None else (target, configs.RunConfig())
@@ -291,7 +298,7 @@ def main(arguments: list[str] | None = None) -> Any:
         sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            console.print("stopped; finished outputs are whole, and the same command goes on from them")
+            console.print("stopped; what is finished is whole; where it can the same command goes on")
         raise
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -78,12 +78,14 @@ class Station:
         path: Path | None = None,
         camera: Source | None = None,
         actuator: Actuator | None = None,
+        outputs: Sequence[Output] = (),
     ) -> None:
         """Open everything, and judge from now on.
 
         Args:
             path: BOX.toml, beside which the engine of this machine is recorded.
             camera, actuator: stand in for those of the config.
+            outputs: stand beside those of the config.
 
         Raises:
             DiaglineError: whatever cannot be opened; nothing is left open.
@@ -98,10 +100,12 @@ class Station:
         self._gpio: GpioOutputs | None = None
         self.spools: list[Spool] = []
         with ExitStack() as undo:
-            self._open(undo, camera, actuator)
+            self._open(undo, camera, actuator, outputs)
             self._undo = undo.pop_all()
 
-    def _open(self, undo: ExitStack, camera: Source | None, actuator: Actuator | None) -> None:
+    def _open(
+        self, undo: ExitStack, camera: Source | None, actuator: Actuator | None, outputs: Sequence[Output]
+    ) -> None:
         config = self.config
         inspector = self.open_bundle(config.bundle)
         facts = {"line": config.name, "machine": record.machine(), "versions": record.versions()}
@@ -119,7 +123,7 @@ class Station:
         self.recent = Recent()
         listeners["recent"] = self.recent
         listeners["archive"] = self._archive
-        mqtt = self._open_outputs(undo, listeners)
+        mqtt = self._open_outputs(undo, listeners, outputs)
         self.camera: Source = camera or watch(config.camera)
         undo.callback(self.camera.close)
         trigger = config.trigger
@@ -216,7 +220,9 @@ class Station:
         judge = self.gate.gate.judge
         listeners["gate"] = lambda decision: judge(decision.verdict)
 
-    def _open_outputs(self, undo: ExitStack, listeners: dict[str, Listener]) -> MqttOutput | None:
+    def _open_outputs(
+        self, undo: ExitStack, listeners: dict[str, Listener], more: Sequence[Output]
+    ) -> MqttOutput | None:
         config = self.config
         mqtt = mqtt_output.open_output(config.mqtt) if config.mqtt is not None else None
         outputs: list[Output] = [mqtt] if mqtt is not None else []
@@ -224,7 +230,7 @@ class Station:
             outputs.append(webhook.open_output(config.webhook))
         if config.lines is not None:
             outputs.append(line_files.open_output(config.lines))
-        for output in outputs:
+        for output in (*outputs, *more):
             spool = open_spool(output, config.spool)
             undo.callback(spool.close, CLOSE_S)
             self.spools.append(spool)

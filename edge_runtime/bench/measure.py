@@ -4,7 +4,7 @@ The golden pictures go through the same `Inspector` and log as frames do, one af
 (closed loop). Percentiles are of every frame, the slowest included; warm-up stands apart.
 ResNet-50 stands beside them in the format and engine it is fastest in. An engine that is not
 installed here, or fails the golden vectors here, is left out, and `BenchResult.skipped` says so.
-Leaves out: frames arriving at line rate (open loop), accuracy (`accuracy.py`) and the
+Leaves out: a whole box, and parts that come at line rate (`line.py`), accuracy (`accuracy.py`) and the
 table (`table.py`).
 """
 
@@ -38,6 +38,8 @@ REFERENCE = "ResNet-50"
 STAGES = ("preprocess", "inference", "whole")
 Pair = tuple[str, str]
 """A format and one of its engines."""
+Durations = Sequence[int] | NDArray[np.int64]
+"""Nanoseconds, at least one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +53,16 @@ class Latency:
     max: float
 
     @staticmethod
-    def of(durations_ns: Sequence[int]) -> Latency:
-        """The percentiles of at least one duration in nanoseconds."""
-        ms = np.asarray(durations_ns, np.float64) / 1e6
-        return Latency(*(float(value) for value in np.percentile(ms, (50, 90, 99, 99.9, 100), method="higher")))
+    def of(durations_ns: Durations) -> Latency:
+        """The percentiles of durations."""
+        return Latency(*percentiles_ms(durations_ns, (50, 90, 99, 99.9, 100)).tolist())
+
+
+def percentiles_ms(durations_ns: Durations, percents: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Milliseconds at each percentile: of a frame that was measured, never between two."""
+    at, ns = np.asarray(percents, np.float64), np.asarray(durations_ns, np.float64)
+    found: NDArray[np.float64] = np.percentile(ns, at, method="higher")
+    return found / 1e6
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -27,12 +28,8 @@ def to_cells(result: BenchResult) -> tuple[tuple[str, ...], list[tuple[str, ...]
 
 def to_table(result: BenchResult) -> Table:
     """The table for a terminal of 80 columns: four lines a row, latency beside three of them."""
-    machine = result.machine
-    engines = ", ".join(f"{name} {result.versions[name]}" for name in LIBRARIES if name in result.versions)
-    facts = f"{machine['cpu']}, {machine['cores']} cores, int8: {' '.join(machine['int8']) or 'none'}, "
-    facts += f"governor {machine['governor']}\n{engines}\n{_rests_on(result)}"
     table = Table(
-        title=f"{result.bundle}\n{facts}",
+        title="\n".join((result.bundle, *facts(result.machine, result.versions), _rests_on(result))),
         title_justify="left",
         title_style="",
         box=box.SIMPLE_HEAD,
@@ -53,6 +50,13 @@ def to_table(result: BenchResult) -> Table:
             table.add_row(str(line), *cells)
         table.add_section()
     return table
+
+
+def facts(machine: dict[str, Any], versions: dict[str, str]) -> tuple[str, str]:
+    """Two lines: the machine, and the engines that are installed."""
+    engines = ", ".join(f"{name} {versions[name]}" for name in LIBRARIES if name in versions)
+    int8 = " ".join(machine["int8"]) or "none"
+    return f"{machine['cpu']}, {machine['cores']} cores, int8: {int8}, governor {machine['governor']}", engines
 
 
 def _cells(row: Row) -> Iterator[tuple[str, ...]]:
@@ -83,11 +87,11 @@ def _figures(row: Row) -> Iterator[tuple[str, ...]]:
         figures = (latency.p50, latency.p90, latency.p99, latency.p999, latency.max)
         yield (
             stage,
-            *(_short(value) for value in figures),
+            *(short(value) for value in figures),
             f"{row.throughput_hz:.0f}" if stage == STAGES[-1] else "",
         )
 
 
-def _short(value_ms: float) -> str:
-    """Three digits that count, microseconds at the finest."""
+def short(value_ms: float) -> str:
+    """Milliseconds: three digits that count, microseconds at the finest."""
     return f"{value_ms:.3f}" if value_ms < 1 else f"{value_ms:#.3g}" if value_ms < 100 else f"{value_ms:.0f}"

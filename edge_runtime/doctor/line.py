@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
-
 from diagline import bundle as bundles
 from diagline import signing
 from diagline.bundle import Bundle
@@ -25,13 +23,22 @@ from diagline.errors import ConfigError, require
 from edge_runtime import loop
 from edge_runtime.bench.recorded import PACKAGES, recorded_engine
 from edge_runtime.camera import Camera, Frame, open_camera
+from edge_runtime.camera.checks import ChecksConfig, FrameChecks
 from edge_runtime.doctor.probes import Finding, Probe, doubtful, well, wrong
 from edge_runtime.engines.choice import missing
 from edge_runtime.engines.engine import OPENVINO_BF16
 from edge_runtime.engines.golden_apart import fault_apart
 from edge_runtime.gate.encoder import Encoder, EncoderConfig
 
-FRAMES, BLACK_LEVEL = 30, 12
+FRAMES = 30
+REMEDIES = {
+    "size": "set the camera to one size, and to 8-bit colour",
+    "black": "take the cap off, switch the light on, or expose longer",
+    "flat": "take light away or expose shorter, and look what stands before the lens",
+    "truncated": "check cable and network",
+    "frozen": "power the camera off and on",
+}
+"""The next step for each check of a picture."""
 MQTT_PORT, MODBUS_PORT = 1883, 502
 Address = tuple[str, int]
 Pair = tuple[str, str]
@@ -47,6 +54,7 @@ def probes(
     broker: str | None = None,
     plc: str | None = None,
     timeout_s: float = 5.0,
+    checks: ChecksConfig | None = None,
 ) -> list[Probe]:
     """The probes of what was named, and of the engines.
 
@@ -57,6 +65,7 @@ def probes(
         source: as `open_camera` takes it.
         broker, plc: HOST:PORT.
         timeout_s: limit of each answer of camera, broker and PLC.
+        checks: the box's for its frames; None: as where a box says nothing.
 
     Raises:
         ConfigError: an address that is none.
@@ -65,7 +74,7 @@ def probes(
     if root is not None:
         found.append(Probe("bundle", partial(bundle, root, keys, allow_unsigned, box), 600.0))
     if source is not None:
-        found.append(Probe("camera", partial(camera, source, timeout_s), 4 * timeout_s))
+        found.append(Probe("camera", partial(camera, source, timeout_s, checks), 4 * timeout_s))
     if broker is not None:
         at = address("--broker", broker, MQTT_PORT)
         found.append(Probe("broker", partial(mqtt_broker, at, timeout_s), 4 * timeout_s))
@@ -157,23 +166,27 @@ def golden_vectors(
 
 
 def camera(
-    source: str, timeout_s: float = 5.0, open_source: Callable[[str, float], Camera] = open_camera
+    source: str,
+    timeout_s: float = 5.0,
+    checks: ChecksConfig | None = None,
+    open_source: Callable[[str, float], Camera] = open_camera,
 ) -> Iterator[Finding]:
-    """Whether a source opens and gives frames that show something and change; rate, size and brightness of them."""
+    """Whether a source opens and gives frames that a box would judge; rate, size and brightness of them."""
     frames: list[Frame] = []
     with open_source(source, timeout_s) as opened:
         until_s = time.monotonic() + timeout_s
         while len(frames) < FRAMES and time.monotonic() < until_s and (frame := opened.read()) is not None:
             frames.append(frame)
         dropped = opened.dropped
-    yield frames_finding(frames, dropped)
+    yield frames_finding(frames, dropped, checks)
 
 
-def frames_finding(frames: Sequence[Frame], dropped: int = 0) -> Finding:
-    """What some frames of a source say of it.
+def frames_finding(frames: Sequence[Frame], dropped: int = 0, checks: ChecksConfig | None = None) -> Finding:
+    """What some frames of a source say of it: they are looked at as the box looks at them.
 
     Args:
         dropped: frames beside these that the source gave and nobody took; they count for its rate.
+        checks: the box's; None: as where a box says nothing.
     """
     images = [frame.frame_bgr for frame in frames if frame.frame_bgr is not None]
     causes = [frame.cause for frame in frames if frame.cause is not None]
@@ -184,12 +197,13 @@ def frames_finding(frames: Sequence[Frame], dropped: int = 0) -> Finding:
     span_s = (frames[-1].taken_ns - frames[0].taken_ns) / 1e9
     rate = f", {(len(frames) + dropped - 1) / span_s:.1f} a second" if span_s > 0 else ""
     found = f"{len(images)} frames of {width_px}x{height_px}{rate}, brightness {level:.0f} of 255"
-    if len({image.shape for image in images}) > 1:
-        return doubtful("camera", f"{found}; sizes differ", "set the camera to one size")
-    if all(np.percentile(image, 99) <= BLACK_LEVEL for image in images):
-        return wrong("camera", f"{found}; black", "take the cap off, switch the light on, or expose longer")
-    if len(images) > 1 and len({image.tobytes() for image in images}) == 1:
-        return wrong("camera", f"{found}; frozen: every frame is the same", "power the camera off and on")
+    looked = FrameChecks(checks or ChecksConfig())
+    refusals = [refusal for frame in frames if (refusal := looked.look(frame)) is not None]
+    if refusals:
+        worst = next((refusal for refusal in refusals if refusal.check == "frozen"), refusals[0])
+        said = f"{found}; {len(refusals)} a box refuses: {worst.cause}"
+        stands = len(refusals) == len(images) or worst.check == "frozen"  # a box opens a frozen source again
+        return (wrong if stands else doubtful)("camera", said, REMEDIES[worst.check])
     if causes:
         return doubtful("camera", f"{found}; {len(causes)} without a picture: {causes[0]}", "check cable and network")
     return well("camera", found)
