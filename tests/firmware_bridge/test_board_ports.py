@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from firmware_bridge import boards
+from firmware_bridge.emulator import FLASH_BYTES
 from firmware_bridge.tiny import Tiny
 
 pytest.importorskip("smp", reason="smp is not installed: pip install 'diagline[firmware]'")
 pytestmark = pytest.mark.skipif(boards.missing() is not None, reason=str(boards.missing()))
 
-from line_device import FLASH_BYTES, IMAGE, board  # noqa: E402
+from line_device import IMAGE, board  # noqa: E402
 
 MODEL = Tiny(length=6000, seed=1, version=1)
 GOOD, BAD = bytes([10]) * 32, bytes([240]) * 32

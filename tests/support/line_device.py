@@ -6,7 +6,6 @@ Leaves out: any retry; a lost reply is a failed test.
 
 from __future__ import annotations
 
-import re
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -20,12 +19,11 @@ import cbor2
 import serial
 import smp.packet
 
-from firmware_bridge import boards, build
+from firmware_bridge import build, emulator
 
 HEADER = struct.Struct("!BBHHBB")
 READ, WRITE, OS, IMAGE, INSPECT = 0, 2, 0, 1, 64
 TIMEOUT_S = 30
-FLASH_BYTES = (4 + 2 * 128) * 4096  # firmware/flash_map.h
 
 
 @dataclass
@@ -138,29 +136,9 @@ def device(flash: Path, *arguments: str, **environment: str) -> Iterator[Line]:
         yield Line(port)
 
 
-EXTERNAL_BYTES = {"mps2_an386": 16 << 20, "mps2_an500": 16 << 20, "mps3_an547": 2 << 30}
-
-
 @contextmanager
 def board(name: str, flash: Path) -> Iterator[Line]:
-    """The device on a board that QEMU emulates, its flash a file; and an open line to it."""
-    external = EXTERNAL_BYTES[name]
-    if not flash.exists():
-        with flash.open("wb") as stream:
-            stream.write(b"\xff" * FLASH_BYTES)
-            stream.truncate(external)
-    command = [
-        boards.QEMU, "-M", f"{boards.BOARDS[name].machine},memory-backend=flash", "-object",
-        f"memory-backend-file,id=flash,mem-path={flash},size={external},share=on", "-display", "none",
-        "-monitor", "none", "-serial", "pty", "-kernel", str(boards.device(boards.BOARDS[name])),
-    ]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
-        try:
-            assert running.stdout is not None
-            said = running.stdout.readline()
-            found = re.search(r"redirected to (\S+)", said)
-            assert found is not None, said
-            with serial.Serial(found[1], timeout=TIMEOUT_S) as port:
-                yield Line(port)
-        finally:
-            running.kill()
+    """The device on a board that QEMU emulates, its flash in a folder of its own; and an open line to it."""
+    with emulator.emulate(name, flash.parent) as found, serial.Serial(found.port, timeout=TIMEOUT_S) as port:
+        assert found.flash == flash
+        yield Line(port)
