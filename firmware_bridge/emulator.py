@@ -61,9 +61,8 @@ def emulate(board: str, folder: Path, parameters: Parameters | None = None) -> I
     if parameters is not None:
         _provision(flash, parameters)
     with subprocess.Popen(
-        _command(board, flash), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,  # Ctrl-C is for who started it
-    ) as process:  # fmt: skip
+        _command(board, flash), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             said = process.stdout.readline()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import signal
 from collections.abc import Iterator
@@ -89,6 +90,45 @@ def test_a_first_model_that_fails_leaves_a_device_that_rejects(device: Device) -
     with pytest.raises(FlashError, match="no model runs, and every part is rejected"):
         flash(device, payload(NEW, wrong_picture(NEW)))
     assert running(device) == ("", False)
+
+
+def test_a_device_that_starts_again_in_an_upload_goes_on_from_its_last_sector(device: Device) -> None:
+    there: list[int] = []
+
+    def start_again(offset: int) -> None:
+        if offset > 12_000 > max(there, default=0):
+            device.reset()
+        there.append(offset)
+
+    assert device.upload(payload(NEW).image, start_again) is True
+    again = next(index for index, (one, other) in enumerate(itertools.pairwise(there)) if other <= one) + 1
+    assert there[again] == 12_288 and there[-1] == 20_000
+
+
+def test_a_reset_that_the_device_did_not_hear_is_sent_again(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    reset = device.reset
+
+    def lost_at_first() -> None:
+        sent.append(1)
+        if len(sent) > 1:
+            reset()
+
+    monkeypatch.setattr(device, "reset", lost_at_first)
+    flash(device, payload(NEW))
+    assert running(device) == ("tiny 2", True) and len(sent) == 2
+
+
+def test_a_mistake_in_this_program_leaves_the_old_model(device: Device) -> None:
+    flash(device, payload(OLD))
+
+    def mistaken(stage: str, done: int, whole: int) -> None:
+        if stage == "golden pictures":
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        flash(device, payload(NEW), mistaken)
+    assert running(device) == ("tiny 1", True)
 
 
 def test_a_trial_that_somebody_left_is_ended_first(device: Device) -> None:

@@ -50,7 +50,8 @@ def reply(request: bytes, body: object, **other: int) -> bytes:
         op, _, _, group, number, command = HEADER.unpack_from(whole.value)
         named = {"op": op + 1, "group": group, "number": number, "command": command} | other
         data = body if isinstance(body, bytes) else cbor2.dumps(body)
-        head = HEADER.pack(named["op"], 0, len(data), named["group"], named["number"], named["command"])
+        length = other.get("length", len(data))
+        head = HEADER.pack(named["op"], 0, length, named["group"], named["number"], named["command"])
         return b"".join(smp.packet.encode(head + data))
     raise AssertionError(request)
 
@@ -59,9 +60,9 @@ def test_replies_to_other_questions_and_what_is_no_reply_are_passed_over() -> No
     def answer(request: bytes) -> bytes:
         whole = reply(request, {"a": 1})
         others = [reply(request, {"a": 2}, **{name: 77}) for name in ("group", "number", "command")]
-        echo = reply(request, {"a": 3}, op=2)
+        echo, longer = reply(request, {"a": 3}, op=2), reply(request, {"a": 4}, length=40)
         wrong = [reply(request, data) for data in (b"\xff", b"", b"\x81\x01", b"\x9f" * 3000)]
-        return b"m-ready\r\n" + b"".join([*others, echo, *wrong]) + whole + whole
+        return b"m-ready\r\n" + b"".join([*others, echo, longer, *wrong]) + whole + whole
 
     with served(answer) as port, Link(port) as link:
         assert [link.ask("a", INSPECT, 0) for _ in range(3)] == [{"a": 1}] * 3

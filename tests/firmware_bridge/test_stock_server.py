@@ -44,6 +44,22 @@ def test_a_server_that_misses_requests_is_asked_again() -> None:
         assert server.slots[1] == IMAGE
 
 
+def test_a_wire_that_takes_short_frames_alone_gets_short_pieces() -> None:
+    with stock_server(deaf_above=300) as server, connect(server.port, patience=Patience(0.05, 4)) as device:
+        assert device.upload(IMAGE) is True
+        assert server.slots[1] == IMAGE
+
+
+@pytest.mark.parametrize(("offset", "why"), [(0, "stays at 0 of 5000"), (9999, "stands at 9999; expected 0 to 5000")])
+def test_an_upload_that_goes_nowhere_ends(offset: int, why: str) -> None:
+    with (
+        stock_server(stays_at=offset) as server,
+        connect(server.port) as device,
+        pytest.raises(FlashError, match=why),
+    ):
+        device.upload(IMAGE)
+
+
 def test_its_refusals_are_named() -> None:
     with stock_server() as server, connect(server.port) as device:
         with pytest.raises(RefusedError, match=r"trial refused: error 8 of group 1 \(hash not found\)"):

@@ -37,11 +37,15 @@ class Server:
         slots: (image, its hash) of the primary and the secondary slot.
         buffer_bytes: of one request; None: a server that does not say.
         deaf_to: how many requests it does not answer.
+        deaf_above: it does not answer requests of more bytes.
+        stays_at: the offset that it says whatever is uploaded; None: the true one.
     """
 
     port: str = ""
     buffer_bytes: int | None = 1024
     deaf_to: int = 0
+    deaf_above: int = 1 << 16
+    stays_at: int | None = None
     slots: list[bytes | None] = field(default_factory=lambda: [b"old image", None])
     announced: tuple[int, bytes] = (0, b"")
     pending: bool = False
@@ -78,7 +82,8 @@ class Server:
                     self.slots[1] = there = there + data
                 done = len(there) == self.announced[0]
                 same = hashlib.sha256(there).digest() == self.announced[1] if done else None
-                return image_management.ImageUploadWriteResponse(off=len(there), match=same, **reply)
+                off = len(there) if self.stays_at is None else self.stays_at
+                return image_management.ImageUploadWriteResponse(off=off, match=same, **reply)
             case image_management.ImageEraseRequest():
                 self.slots[1] = None
                 return image_management.ImageEraseResponse(**reply)
@@ -96,7 +101,7 @@ class Server:
     def take(self, frame: bytes) -> bytes | None:
         """The reply to a message, as bytes; None: it is not answered."""
         self.taken += 1
-        if self.taken <= self.deaf_to:
+        if self.taken <= self.deaf_to or len(frame) > self.deaf_above:
             return None
         head = header.Header.loads(frame[:8])
         kind = (READS if head.op == header.OP.READ else WRITES).get((head.group_id, head.command_id))
