@@ -17,13 +17,14 @@ pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compile
 
 import cbor2  # noqa: E402
 import serial  # noqa: E402
-from line_device import IMAGE, INSPECT, OS, WRITE, Line, device, process  # noqa: E402
+from line_device import IMAGE, INSPECT, OS, READ, WRITE, Line, device, process  # noqa: E402
 
 from firmware_bridge.fuzz import framed, message  # noqa: E402
 from firmware_bridge.provision import Parameters  # noqa: E402
 
 MODEL = Tiny(width_px=8, height_px=4, length=9000, seed=1, version=2)
 KEY = bytes(range(32))
+SLOTS_AT = 4 * 4096  # firmware/flash_map.h
 GOOD, BAD = bytes([10]) * 32, bytes([240]) * 32
 
 
@@ -120,6 +121,19 @@ def test_a_model_that_fails_its_golden_pictures_is_left_at_once(tmp_path: Path) 
         info = line.info()
         assert (info["boot"], info["hash"], info["trusted"]) == ("failed trial", MODEL.build()[-64:-32], True)
         assert line.ask(INSPECT, 4, write=True) == {"passed": 3, "golden": 3, "trusted": True}
+
+
+def test_a_model_in_force_that_fails_its_golden_pictures_decides_nothing(tmp_path: Path) -> None:
+    flash, wrong = tmp_path / "flash.bin", replace(MODEL, wrong_golden=True).build()
+    with device(flash) as line:
+        line.flash(MODEL.build())
+    with flash.open("r+b") as stream:  # as if the processor had begun to calculate otherwise
+        stream.seek(SLOTS_AT)
+        stream.write(wrong)
+    with device(flash) as line:
+        assert (line.info()["confirmed"], line.info()["trusted"]) == (True, False)
+        verdict = line.inspect(GOOD)
+        assert (verdict["verdict"], verdict["gate"]) == ("NO_DECISION", False)
 
 
 def test_a_permanent_request_is_confirmed_by_the_device_itself(tmp_path: Path) -> None:
@@ -228,6 +242,12 @@ def test_a_malformed_request_is_answered_with_an_error(group: int, command: int,
     with device(tmp_path / "flash.bin") as line:
         line.port.write(framed(message(WRITE, group, command, body)))
         assert line.receive() == {"rc": 8 if command == 9 or group == 9 else 3}
+
+
+def test_a_message_that_is_longer_than_it_says_gets_no_answer(tmp_path: Path) -> None:
+    with device(tmp_path / "flash.bin") as line:
+        line.port.write(framed(message(READ, OS, 6, b"\xa0") + b"\0"))
+        assert line.ask(OS, 0, d="next") == {"r": "next"}
 
 
 def test_hosts_of_the_first_protocol_version_get_errors_they_know(tmp_path: Path) -> None:
