@@ -113,6 +113,8 @@ class StationView:
             refused=sum(health.refused.values()),
             reconnects=health.reconnects,
             cause=health.cause,
+            stamps=health.stamps,
+            stamped=health.stamped,
         )
 
     def _gate(self) -> GateState | None:

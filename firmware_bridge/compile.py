@@ -103,6 +103,8 @@ def _header(graph: Graph, found: Plan, made: _Made, judgement: Judgement) -> Hea
     threshold = min(outputs.zero_point, 127) if judgement.threshold is None else judgement.threshold
     if len(judgement.name.encode()) >= NAME_BYTES:
         raise ExportError(f"name {judgement.name!r}; expected at most {NAME_BYTES - 1} bytes; choose one with --name")
+    if len(made.steps) > image.MAX_STEPS:
+        raise ExportError(f"{len(made.steps)} steps; expected at most {image.MAX_STEPS}; make the network smaller")
     if not 0 <= judged < outputs.channels or not -128 <= threshold <= 127:
         raise ExportError(
             f"threshold {threshold} on output {judged}; expected -128 to 127 on one of {outputs.channels} outputs"

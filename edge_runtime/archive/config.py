@@ -29,7 +29,8 @@ class ArchiveConfig:
         sweep_s: how often quotas and days are looked at; free space is looked at with every commit.
         commit_s: the longest a verdict waits for others to share its commit with.
         retry_s: pause after a commit that failed.
-        queue_rows: verdicts that wait in memory while the disk is slow or dead; events may take half of it.
+        queue_rows, queue_row_bytes: verdicts that wait in memory while the disk is slow or dead, and the text they may
+            hold; events may take half of each.
         queue_frame_bytes: frames that wait there.
     """
 
@@ -48,6 +49,7 @@ class ArchiveConfig:
     commit_s: float = 0.2
     retry_s: float = 1.0
     queue_rows: int = 10_000
+    queue_row_bytes: int = 2**24
     queue_frame_bytes: int = 2**26
 
     def __post_init__(self) -> None:
@@ -63,6 +65,7 @@ class ArchiveConfig:
         within("archive.commit_s", self.commit_s, 0.0, 60.0)
         within("archive.retry_s", self.retry_s, 0.001, 600.0)
         within("archive.queue_rows", self.queue_rows, 1, 10_000_000)
+        within("archive.queue_row_bytes", self.queue_row_bytes, 2**12, 2**40)
         within("archive.queue_frame_bytes", self.queue_frame_bytes, 0, 2**40)
 
     def quota(self, state: State) -> tuple[int, float]:

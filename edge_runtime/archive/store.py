@@ -104,7 +104,7 @@ class Archive:
         self.run_id = f"{now():%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
         self._changed = threading.Condition()
         self._queue: deque[Item] = deque()
-        self._frame_bytes = self._accepted = self._settled = 0
+        self._row_bytes = self._frame_bytes = self._accepted = self._settled = 0
         self._asked = self._served = self._target = 0  # flushes, and how many rows the last one waits for
         self._closing = False
         self._lost: Counter[str] = Counter()
@@ -121,7 +121,7 @@ class Archive:
 
         Args:
             frame_bgr: what the inspector was given, `(h, w, 3)` uint8 BGR or `(h, w)` grey; not copied, so it must
-                not be written to afterwards.
+                not be written to afterwards. A part of a larger picture is copied where it is kept.
             origin: what gave the verdict; None: no engine was open.
 
         Returns:
@@ -137,9 +137,9 @@ class Archive:
         return self._add(kind, {"payload": payload})
 
     def _add(self, kind: Kind, content: dict[str, Any], frame_bgr: NDArray[np.uint8] | None = None) -> bool:
-        what, limit = "verdict", self._config.queue_rows
+        what, limit, limit_bytes = "verdict", self._config.queue_rows, self._config.queue_row_bytes
         if kind is not Kind.VERDICT:
-            what, limit = "event", max(1, limit // 2)
+            what, limit, limit_bytes = "event", max(1, limit // 2), limit_bytes // 2
         content = self._stamped(kind, content)
         frame_bytes = 0 if frame_bgr is None else frame_bgr.nbytes
         with self._changed:
@@ -148,13 +148,14 @@ class Archive:
                 self._lost[f"image: {content['no_image']}"] += 1
             if self._closing:
                 return self._lose(f"{what}: the archive is closed")
-            if len(self._queue) >= limit:
-                return self._lose(f"{what}: the queue is full" + (f" ({self._error})" if self._error else ""))
             try:
                 text = canonical(content)
             except (TypeError, ValueError, RecursionError) as error:
                 return self._lose(f"{what}: not plain data ({error})")
-            self._queue.append(Item(text, frame_bgr, frame_bytes))
+            if len(self._queue) >= limit or self._row_bytes + len(text) > limit_bytes:
+                return self._lose(f"{what}: the queue is full" + (f" ({self._error})" if self._error else ""))
+            self._queue.append(Item(text, len(text), _by_itself(frame_bgr), frame_bytes))
+            self._row_bytes += len(text)
             self._frame_bytes += frame_bytes
             self._accepted += 1
             if len(self._queue) in (1, BATCH_ROWS):  # what the writer waits for
@@ -258,7 +259,9 @@ class Archive:
         error_now = self._writer.refused
         with self._changed:
             for _ in range(done):
-                self._frame_bytes -= self._queue.popleft().frame_bytes
+                item = self._queue.popleft()
+                self._row_bytes -= item.text_bytes
+                self._frame_bytes -= item.frame_bytes
             self._settled += done
             self._untold.update(untold)
             self._error, self._last_error = error_now, error_now or self._last_error
@@ -268,3 +271,11 @@ class Archive:
             if error_now is not None:
                 self._changed.wait_for(lambda: self._closing, self._config.retry_s)
         return error_now
+
+
+def _by_itself(frame_bgr: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
+    """The picture without the larger one it may be a part of, which would otherwise wait with it."""
+    whole = None if frame_bgr is None else frame_bgr.base
+    if frame_bgr is None or whole is None or getattr(whole, "nbytes", frame_bgr.nbytes) <= frame_bgr.nbytes:
+        return frame_bgr
+    return frame_bgr.copy()

@@ -40,12 +40,14 @@ class Item:
 
     Attributes:
         text: its canonical content, as far as it is known.
+        text_bytes: what that took when it was put.
         frame_bgr: a frame to keep; None once it is encoded.
         frame_bytes: what that frame takes or took in memory.
         kept: where the picture goes, once the row is committed.
     """
 
     text: str
+    text_bytes: int
     frame_bgr: NDArray[np.uint8] | None = None
     frame_bytes: int = 0
     picture: images.Picture | None = None

@@ -24,6 +24,7 @@ from edge_runtime import loop
 from edge_runtime.bench.recorded import PACKAGES, recorded_engine
 from edge_runtime.camera import Camera, Frame, open_camera
 from edge_runtime.camera.checks import ChecksConfig, FrameChecks
+from edge_runtime.camera.stamps import DOUBTED, WORDS
 from edge_runtime.doctor.probes import Finding, Probe, doubtful, well, wrong
 from edge_runtime.engines.choice import missing
 from edge_runtime.engines.engine import OPENVINO_BF16
@@ -206,6 +207,9 @@ def frames_finding(frames: Sequence[Frame], dropped: int = 0, checks: ChecksConf
         return (wrong if stands else doubtful)("camera", said, REMEDIES[worst.check])
     if causes:
         return doubtful("camera", f"{found}; {len(causes)} without a picture: {causes[0]}", "check cable and network")
+    found += f"; {WORDS[frames[-1].stamped]}"
+    if frames[-1].stamped in DOUBTED:
+        return doubtful("camera", found, "update the camera's driver, and keep other work away from this box")
     return well("camera", found)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from diagline.errors import CameraError, ConfigError
 from diagline.samples import write_image
 from edge_runtime.camera.checks import ChecksConfig
 from edge_runtime.camera.frames import Frame, stamp
+from edge_runtime.camera.stamps import WORDS
 from edge_runtime.doctor import line as doctor_line
 from edge_runtime.doctor import machine as doctor_machine
 from edge_runtime.doctor.probes import Finding, Grade, Probe, doubtful, examine, raised, to_json, well, worst, wrong
@@ -272,6 +274,14 @@ def test_a_camera_is_held_to_the_checks_of_its_box() -> None:
     frames = [shot(100, n, noise=False) for n in range(7)]
     assert doctor_line.frames_finding(frames, 0, ChecksConfig(off=("frozen",))).grade == "well"
     assert doctor_line.frames_finding(frames, 0, ChecksConfig(contrast=50)).grade == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("by", "grade"), [("camera", "well"), ("none", "well"), ("future", "doubtful"), ("far", "doubtful")]
+)
+def test_a_camera_says_whose_clock_stamps_its_frames(by: str, grade: str) -> None:
+    found = doctor_line.frames_finding([replace(shot(100, number), stamped=by) for number in range(5)])
+    assert found.grade == grade and WORDS[by] in found.found
 
 
 def test_the_rate_counts_frames_that_nobody_took() -> None:

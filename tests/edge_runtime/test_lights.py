@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from diagline.verdict import State
+from edge_runtime.camera.stamps import WORDS
 from edge_runtime.dashboard import lights
 from edge_runtime.dashboard.view import (
     ArchiveState,
@@ -48,6 +49,15 @@ def test_a_verdict_without_a_stamp_is_never_the_present_state() -> None:
 def test_a_reject_says_its_reason() -> None:
     assert lights.reason(judged("p", 5)) == "score 5, rejects from 0"
     assert lights.reason(judged("p", None, "camera: gone")) == "camera: gone"
+
+
+def test_a_camera_whose_stamps_are_not_believed_says_so_and_is_live() -> None:
+    def camera(stamped: str) -> lights.Light:
+        state = CameraState("live", 0.1, stamped=stamped)
+        return next(light for light in lights.lights(example(camera=state)) if light.name == "Camera")
+
+    assert camera("camera").words == camera("none").words == "live"
+    assert (camera("future").state, camera("future").words) == (lights.GOOD, f"live; {WORDS['future']}")
 
 
 BROKEN: list[tuple[dict[str, Any], str, str]] = [

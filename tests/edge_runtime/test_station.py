@@ -43,6 +43,8 @@ class CameraHealth:
     cause: str | None = None
     dropped: tuple[()] | dict[str, int] = ()
     refused: tuple[()] | dict[str, int] = ()
+    stamps: tuple[()] | dict[str, int] = ()
+    stamped: str = ""
 
 
 class Camera:
@@ -63,7 +65,7 @@ class Camera:
         return self.frame
 
     def health(self) -> Any:
-        return CameraHealth(dropped={}, refused={})
+        return CameraHealth(dropped={}, refused={}, stamps={})
 
     def close(self) -> None:
         self.closed.set()
