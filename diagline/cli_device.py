@@ -75,9 +75,9 @@ def info(port: Port, baud: Baud = BAUD, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps({"port": port, **told, "slots": slots}))
         return
-    model_told = told.pop("model", None) or {}
-    for name, value in [*told.items(), *((f"model {name}".replace("model model", "model"), value)
-                                         for name, value in model_told.items())]:  # fmt: skip
+    of_model = told.pop("model", None) or {}
+    told |= {"model" if name == "model" else f"model_{name}": value for name, value in of_model.items()}
+    for name, value in told.items():
         console.print(f"{name.replace('_', ' '):<16} {value}", soft_wrap=True)
     for slot in slots:
         flags = ", ".join(name for name in ("active", "confirmed", "pending", "permanent") if slot[name])

@@ -61,6 +61,7 @@ def flash(device: Device, payload: Payload, report: Report = lambda stage, done,
     if (why := misfit(payload, info, running)) is not None:
         raise FlashError(f"{device.where}: {why}; nothing was erased: {_runs(running)}")
     there_already = _is(payload, running)
+    before = "the model in force before it runs" if _on_trial(info) else _runs(running)
     try:
         if not there_already:
             if not device.upload(payload.image, lambda there: report("upload", there, len(payload.image))):
@@ -69,12 +70,11 @@ def flash(device: Device, payload: Payload, report: Report = lambda stage, done,
             _try(device, payload)
         golden = _prove(device, payload, report)
     except FlashError as error:
-        raise FlashError(f"{error}; {_left(device, running)}") from error
+        raise FlashError(f"{error}; {_left(device, before)}") from error
     except BaseException:
-        _left(device, running)
+        _left(device, before)
         raise
-    if not device.info()[0].confirmed:
-        _confirm(device, payload)
+    _confirm(device, payload, before)
     return Flashed(
         device.where, info.board, info.name, payload.label, payload.header.model_version, len(payload.image), golden,
         len(payload.pictures), there_already, time.monotonic() - start,
@@ -126,20 +126,22 @@ def _tell_picture(report: Report, number: int, count: int, row: int) -> None:
     report("golden pictures", number, count)
 
 
-def _confirm(device: Device, payload: Payload) -> None:
+def _confirm(device: Device, payload: Payload, before: str) -> None:
     try:
         device.confirm()
         info, running = device.info()
+        if not _is(payload, running) or not info.confirmed:
+            raise FlashError(f"{device.where}: {payload.label} was not put in force")
     except NoAnswerError as error:
         raise FlashError(
             f"{error}; whether {payload.label} was confirmed is not known: the device runs it or the model before, "
             f"whole; repeat the command"
         ) from error
-    if not _is(payload, running) or not info.confirmed:
-        raise FlashError(f"{device.where}: {payload.label} was not put in force: {_runs(running)}; repeat the command")
+    except FlashError as error:
+        raise FlashError(f"{error}; {_left(device, before)}") from error
 
 
-def _left(device: Device, before: Model | None) -> str:
+def _left(device: Device, before: str) -> str:
     """Leave the new model, should it run on trial, and say what runs now."""
     try:
         info, running = device.info()
@@ -148,7 +150,7 @@ def _left(device: Device, before: Model | None) -> str:
             info, running = device.wait()
         return f"{_runs(running)}; repeat the command"
     except FlashError:
-        return f"not flashed; as soon as the device starts again, {_runs(before)}; repeat the command then"
+        return f"not flashed; as soon as the device starts again, {before}; repeat the command then"
 
 
 def _runs(model: Model | None) -> str:

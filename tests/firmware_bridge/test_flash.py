@@ -20,6 +20,7 @@ from diagline.errors import FlashError  # noqa: E402
 from firmware_bridge.device import Device, connect  # noqa: E402
 from firmware_bridge.emulator import Emulated, emulate  # noqa: E402
 from firmware_bridge.flash import Flashed, flash, flash_all  # noqa: E402
+from firmware_bridge.link import Patience  # noqa: E402
 from firmware_bridge.payload import misfit  # noqa: E402
 from firmware_bridge.provision import Parameters  # noqa: E402
 from firmware_bridge.replies import Info  # noqa: E402
@@ -152,6 +153,49 @@ def test_an_own_trial_that_was_cut_off_is_proven_and_confirmed(device: Device) -
     device.wait()
     assert flash(device, new).there_already
     assert running(device) == ("tiny 2", True)
+
+
+@pytest.mark.parametrize("stage", ["upload", "trial", "golden pictures"])
+def test_of_a_device_that_dies_is_said_what_it_will_run(emulated: Emulated, device: Device, stage: str) -> None:
+    flash(device, payload(OLD))
+    device.link.patience = Patience(0.05, 3)
+
+    def kill(now: str, done: int, whole: int) -> None:
+        if now == stage:
+            emulated.process.kill()
+            emulated.process.wait()
+
+    with pytest.raises(FlashError, match=r"as soon as the device starts again, tiny 1 .* runs on"):
+        flash(device, payload(NEW), kill)
+    with emulate("host", emulated.flash.parent) as again, connect(again.port) as other:
+        assert running(other) == ("tiny 1", True)
+
+
+def test_a_confirmation_that_nobody_answered_is_said_to_be_unknown(
+    emulated: Emulated, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flash(device, payload(OLD))
+    device.link.patience, confirm = Patience(0.05, 3), device.confirm
+
+    def confirm_and_die() -> object:
+        confirm()
+        emulated.process.kill()
+        emulated.process.wait()
+        return confirm()
+
+    monkeypatch.setattr(device, "confirm", confirm_and_die)
+    with pytest.raises(FlashError, match=r"whether tiny 2 .* was confirmed is not known.*repeat the command"):
+        flash(device, payload(NEW))
+    with emulate("host", emulated.flash.parent) as again, connect(again.port) as other:
+        assert flash(other, payload(NEW)).there_already
+
+
+def test_a_refused_confirmation_leaves_the_old_model(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    flash(device, payload(OLD))
+    monkeypatch.setattr(device, "confirm", device.slots)  # asks and changes nothing
+    with pytest.raises(FlashError, match=r"tiny 2 .* was not put in force; tiny 1 .* runs on"):
+        flash(device, payload(NEW))
+    assert running(device) == ("tiny 1", True)
 
 
 def test_the_signed_go_to_the_device_of_the_key_and_nothing_else(tmp_path: Path) -> None:
