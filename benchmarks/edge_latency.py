@@ -37,9 +37,9 @@ from diagline.bundle import FORMATS, Bundle, Format, Golden, HeatOutput, Manifes
 from diagline.console import console, track
 from diagline.heat import Grid
 from diagline.preprocess import InputContract, preprocess
-from edge_runtime.bench import Latency
+from edge_runtime.bench.measure import Latency
 from edge_runtime.camera.frames import Closing, Frame, stamp
-from edge_runtime.engines import engines_of, missing, open_engine
+from edge_runtime.engines.choice import engines_of, missing, open_engine
 from edge_runtime.loop import Inspector, JsonLog, open_inspector, run
 from export import quantise, to_onnx, to_tflite
 from training.student import Student

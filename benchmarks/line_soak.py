@@ -9,55 +9,61 @@ unplugged, hanging, black, frozen, cut, of another size; the broker killed; the 
 corrupt bundle switched to; the disk refusing the archive; rubbish over HTTP, Modbus and MQTT; the wall clock
 stepped. The last line of stdout is one JSON object: `triggers`, `verdicts` (equal), `pass_without_evidence` (a PASS
 on anything but its own part's good picture), `lost_records` (not in archive or files, or not acknowledged by the
-broker), `p99_ms` and `deadline_misses` outside faults, `rss_growth_mb` (from a quarter of the time on). --quick
-takes every fault once, about a minute; --keep writes the result to `benchmarks/results/`. Leaves out: SIGKILL
-(the tests of archive and spool do that at every step), and cameras whose frames are stamped when they arrive.
+broker), `p99_ms` and `deadline_misses` outside faults, and the process's memory (below). --quick takes every fault
+once, less than a minute; --keep writes the result to `benchmarks/results/`. Leaves out: SIGKILL (the tests of archive
+and spool do that at every step), and cameras whose frames are stamped when they arrive.
+
+Memory is looked at when a fault is over and nothing waits any more in archive, spools and box, after malloc gave
+back what it had kept (`malloc_trim`), so that what stays is in use. What the line itself remembers has its full size
+from the start, and the network is made in another process (`soak_bundle.py`). `rss_growth_mb`: the mean of the last
+round of faults less that of the second (--quick: the last look less the first); `rss_mb_per_hour`: the slope from the
+second round on, with three rounds or more; `rss_kept_mb`: the most that malloc had kept; `rss_peak_mb`: the most
+there ever was, with what waited.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
-import queue
+import re
+import resource
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import simulated_line
 import stand_aside
-import torch
-from numpy.typing import NDArray
+from simulated_line import POOL, SEED, Broker, Plc, Scene
 
 from diagline import bundle as bundles
 from diagline import files, record
-from diagline.bundle import FORMATS, Bundle, Format, Golden, HeatOutput, Manifest
 from diagline.console import console
-from diagline.errors import CameraError, DiaglineError
-from diagline.preprocess import InputContract, preprocess
-from diagline.verdict import State, decide
-from edge_runtime import archive as archives
-from edge_runtime.archive_read import Reader
+from diagline.errors import DiaglineError
+from diagline.verdict import State
+from edge_runtime.archive import store as archives
+from edge_runtime.archive.reader import Reader
 from edge_runtime.box_config import BoxConfig, TriggerConfig
 from edge_runtime.camera.config import CameraConfig
-from edge_runtime.camera.frames import Closing, Frame, stamp
+from edge_runtime.camera.frames import Frame
 from edge_runtime.camera.watched import WatchedCamera
 from edge_runtime.dashboard.server import PageConfig, PageServer
-from edge_runtime.engines import open_engine
-from edge_runtime.gate_config import GateConfig
-from edge_runtime.gate_driver import SimulatedActuator
+from edge_runtime.gate.config import GateConfig
+from edge_runtime.gate.driver import SimulatedActuator
 from edge_runtime.ledger import Decision
 from edge_runtime.outputs.line_files import LineFilesConfig
 from edge_runtime.outputs.mqtt_output import MqttConfig
@@ -67,117 +73,12 @@ from edge_runtime.plc.modbus_server import ModbusConfig
 from edge_runtime.station import Station
 from edge_runtime.station_view import StationView
 from edge_runtime.trigger import Trigger
-from export import to_tflite
-from training.student import Student
-from training.student_spec import spec
 
 RESULTS = stand_aside.HERE / "results" / "line_soak.json"
-SEED, POOL, DEADLINE_MS = 7, 64, 50.0
-CONTRACT = InputContract(160, 160, 1)
-SIDE = 320  # pixels of the camera's pictures
+DEADLINE_MS = 50.0
 RECOVERY_S = 1.5  # after a fault; what happens until then is its doing
-
-
-def picture(number: int) -> NDArray[np.uint8]:
-    """One of the pool: patches and noise."""
-    rng = np.random.default_rng([SEED, number])
-    patches = rng.normal(rng.uniform(60, 200), 30, (SIDE // 20, SIDE // 20)).repeat(20, 0).repeat(20, 1)
-    grey = (patches + rng.normal(0, 6, (SIDE, SIDE))).clip(0, 255).astype(np.uint8)
-    return np.repeat(grey[:, :, None], 3, 2)
-
-
-def student_bundle(folder: Path, pool: list[NDArray[np.uint8]]) -> tuple[Bundle, list[State]]:
-    """An S10 student that rejects about half of the pool, and its verdict on each picture.
-
-    The threshold stands in the widest gap amid the logits, as a part's mark in a picture moves them a little.
-    """
-    torch.manual_seed(SEED)
-    network = Student(spec("S10", CONTRACT)).eval()
-    torch.nn.init.normal_(network.fc.weight)
-    images = [preprocess(one, CONTRACT) for one in pool]
-    made = to_tflite.student_tflite(network, images)
-    assert made.heat is not None
-    heat = HeatOutput(network.spec.heat_grid, made.heat.dtype, made.heat.scale, made.heat.zero_point)
-    fmt = Format(FORMATS["tflite_int8"], "int8", "int8", made.scale, made.zero_point, 0, {}, ("litert",), heat)
-    path = folder / fmt.file
-    path.write_bytes(made.data)
-    engine = open_engine(path, "tflite_int8", fmt, CONTRACT)
-    logits = [engine.infer(image) for image in images]
-    ranked = np.sort(logits)[POOL // 4 : -POOL // 4]
-    widest = int(np.argmax(np.diff(ranked)))
-    fmt = replace(fmt, threshold=int(ranked[widest : widest + 2].mean()) + 1)
-    golden = [(Golden(f"golden/{i}.png", 0, {"tflite_int8": logits[i]}), pool[i]) for i in range(8)]
-    manifest = Manifest("soak", "student", None, CONTRACT, {"tflite_int8": fmt}, None, {}, {}, {"seed": SEED})
-    bundle = bundles.write(folder / "soak.bundle", manifest, {"tflite_int8": made.data}, golden)
-    return bundle, [decide(logit, fmt.threshold) for logit in logits]
-
-
-@dataclass
-class Scene:
-    """What stands before the camera, and how the camera fails.
-
-    Attributes:
-        fault: of the frames that come now; None while it is well.
-        plugged: the camera that is open.
-    """
-
-    pool: list[NDArray[np.uint8]]
-    fault: str | None = None
-    plugged: Camera | None = None
-
-    def show(self, part: int) -> None:
-        """A part stands before the camera."""
-        if self.plugged is not None:
-            self.plugged.parts.put((part, *stamp()))
-
-    def open(self) -> Camera:
-        """Plug the camera in again; CameraError while it is unplugged."""
-        if self.fault == "unplugged":
-            raise CameraError("the camera is gone")
-        self.plugged = Camera(self)
-        return self.plugged
-
-
-class Camera(Closing):
-    """Gives the frame of each part that is shown to it, however it is told to fail.
-
-    It stamps a frame when the part stands there, as a camera with a clock of its own does.
-    """
-
-    dropped = 0
-
-    def __init__(self, scene: Scene) -> None:
-        self._scene = scene
-        self.parts: queue.SimpleQueue[tuple[int, str, int] | None] = queue.SimpleQueue()
-        self._last = scene.pool[0]
-        self._number = 0
-
-    def read(self) -> Frame | None:
-        while True:
-            shown = self.parts.get()
-            fault = self._scene.fault
-            if shown is None or fault == "unplugged":
-                raise CameraError("the camera is gone")
-            part, taken_utc, taken_ns = shown
-            if fault == "hangs":
-                continue
-            image = self._scene.pool[part % POOL].copy()
-            image[0, 0] = (part & 255, part >> 8 & 255, part >> 16 & 255)
-            if fault == "black":
-                image[:] = 0
-            elif fault == "frozen":
-                image = self._last
-            elif fault == "cut":
-                image[SIDE // 2 :] = 128
-            elif fault == "another size":
-                image = image[: SIDE // 2]
-            self._last = image
-            self._number += 1
-            return Frame(image, self._number, taken_utc, taken_ns)
-
-    def close(self) -> None:
-        """Let a waiting read go."""
-        self.parts.put(None)
+DRAIN_S, QUIET_S = 30.0, 2.0
+SPARE_S = 300.0  # of parts that the line can remember beyond the time asked for
 
 
 def part_of(frame: Frame | None) -> int | None:
@@ -188,90 +89,76 @@ def part_of(frame: Frame | None) -> int | None:
     return low | middle << 8 | high << 16
 
 
-@dataclass
+class Marks:
+    """How often each part was met, by its number: as large from the start as it will ever be."""
+
+    def __init__(self, most: int) -> None:
+        self._times = np.empty(most + 1, np.uint8)
+        self._times.fill(0)
+
+    def add(self, part: int) -> None:
+        self._times[part] = min(255, int(self._times[part]) + 1)
+
+    def missing(self, parts: int) -> int:
+        """How many of the parts 1 to `parts` were not met."""
+        return int((self._times[1 : parts + 1] == 0).sum())
+
+    def met(self) -> int:
+        return int(np.count_nonzero(self._times))
+
+    def twice(self) -> int:
+        return int((self._times > 1).sum())
+
+
 class Witness:
     """Hears every decision and holds it against what was before the camera."""
 
-    expected: list[State]
-    seen: Counter[str] = field(default_factory=Counter)
-    without_evidence: list[str] = field(default_factory=list)
-    misses: int = 0
-    undecided: int = 0
-    whole_ms: list[float] = field(default_factory=list)
-    causes: Counter[str] = field(default_factory=Counter)
-    in_fault: Callable[[int], bool] = lambda at_ns: False
-    fault: Callable[[], str | None] = lambda: None
+    def __init__(self, expected: list[State], most: int, line: Line) -> None:
+        self.expected, self._line = expected, line
+        self.seen = Marks(most)
+        self.without_evidence: list[str] = []
+        self.misses = self.undecided = self.outside = 0
+        self._whole_ms = np.empty(most + 1, np.float32)
+        self._whole_ms.fill(0)
+        self.causes: Counter[str] = Counter()
+
+    @property
+    def whole_ms(self) -> Any:
+        """Trigger to decision, of the parts outside faults."""
+        return self._whole_ms[: self.outside]
 
     def __call__(self, decision: Decision) -> None:
         verdict, trigger = decision.verdict, decision.trigger
-        self.seen[verdict.part_id] += 1
         number = int(verdict.part_id)
+        self.seen.add(number)
         if verdict.state is State.PASS and (
             part_of(decision.frame) != number & 0xFFFFFF or self.expected[number % POOL] is not State.PASS
         ):
-            self.without_evidence.append(f"{verdict.part_id} by {part_of(decision.frame)} in {self.fault()}")
+            self.without_evidence.append(f"{verdict.part_id} by {part_of(decision.frame)} in {self._line.fault_now}")
         if verdict.cause is not None:
-            self.causes[verdict.cause.split(":")[-1].strip()[:40]] += 1
-        if not self.in_fault(trigger.at_ns):
-            self.whole_ms.append((verdict.stamps_ns["decided"] - trigger.at_ns) / 1e6)
+            self.causes[re.sub(r"[0-9.]+", "N", verdict.cause.split(":")[-1].strip())[:40]] += 1
+        if not self._line.in_fault(trigger.at_ns):
+            self._whole_ms[self.outside] = (verdict.stamps_ns["decided"] - trigger.at_ns) / 1e6
+            self.outside += 1
             self.misses += (verdict.cause or "").startswith("late")
             self.undecided += verdict.state is State.NO_DECISION
-
-
-class Broker:
-    """mosquitto on a free port, and everything that arrives there."""
-
-    def __init__(self, folder: Path, program: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self._command = [program, "-c", str(folder / "mosquitto.conf")]
-        says = [f"listener {self.port} 127.0.0.1", "allow_anonymous true", "persistence false", "user root"]
-        (folder / "mosquitto.conf").write_text("\n".join([*says, "max_queued_messages 0"]) + "\n")
-        self.start()
-
-    def start(self) -> None:
-        """Start it, as after a kill."""
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self._process.kill()
-        self._process.wait()
-
-
-class Plc(threading.Thread):
-    """Writes the watchdog every 100 ms unless it is silent."""
-
-    def __init__(self, address: tuple[str, int]) -> None:
-        super().__init__(name="plc", daemon=True)
-        self.silent, self.stopped, self._address = threading.Event(), threading.Event(), address
-
-    def run(self) -> None:
-        from pymodbus.client import ModbusTcpClient
-
-        client, count = ModbusTcpClient(self._address[0], port=self._address[1]), 0
-        while not self.stopped.wait(0.1):
-            if not self.silent.is_set():
-                count = (count + 1) % 65_536
-                with suppress(Exception):
-                    client.connect()
-                    client.write_register(0, count)
-        client.close()
 
 
 class Line:
     """The line, its clock and its faults."""
 
-    def __init__(self, folder: Path, rate_hz: float) -> None:
-        pool = [picture(number) for number in range(POOL)]
-        self.bundle, expected = student_bundle(folder, pool)
+    def __init__(self, folder: Path, rate_hz: float, seconds: float) -> None:
+        subprocess.run(
+            [sys.executable, stand_aside.HERE / "soak_bundle.py", folder], check=True, stderr=subprocess.DEVNULL
+        )
+        self.bundle = bundles.read(folder / "soak.bundle")
+        expected = [State(value) for value in json.loads((folder / "verdicts.json").read_text())]
         self.rate_hz, self.pulled = rate_hz, 0
-        self.scene, self.witness = Scene(pool), Witness(expected)
-        self.windows: list[tuple[str, int, int]] = []
+        most = round(2 * rate_hz * (seconds + SPARE_S))
+        self.scene = Scene([simulated_line.picture(number) for number in range(POOL)])
+        self.witness = Witness(expected, most, self)
+        self._windows: deque[tuple[int, int]] = deque(maxlen=8)
         self._open_window: tuple[str, int] | None = None
-        self.witness.in_fault = self.in_fault
-        self.witness.fault = lambda: self._open_window and self._open_window[0]
         program = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
         self.broker = Broker(folder, program) if program is not None else None
         camera = CameraConfig(source="soak", timeout_s=0.5, triggered=True, queue_frames=32, window_ms=900 / rate_hz)
@@ -293,7 +180,7 @@ class Line:
         assert self.station.modbus is not None
         self.plc = Plc(self.station.modbus.address)
         self.plc.start()
-        self._arrived: set[str] = set()
+        self._arrived = Marks(most)
         self._subscriber = self._subscribe()
 
     def _subscribe(self) -> Any:
@@ -303,7 +190,7 @@ class Line:
 
         client = Client(CallbackAPIVersion.VERSION2, client_id="witness", clean_session=False)
         client.on_connect = lambda *_: client.subscribe("diagline/verdicts", qos=1)
-        client.on_message = lambda _, __, message: self._arrived.add(json.loads(message.payload)["part_id"])
+        client.on_message = lambda _, __, message: self._arrived.add(int(json.loads(message.payload)["part_id"]))
         client.reconnect_delay_set(1, 1)
         client.connect_async("127.0.0.1", self.broker.port)
         client.loop_start()
@@ -313,7 +200,12 @@ class Line:
         """Whether a fault, or the recovery from one, was under way."""
         if self._open_window is not None and at_ns >= self._open_window[1] - DEADLINE_MS * 1e6:
             return True
-        return any(start <= at_ns <= end for _, start, end in self.windows)
+        return any(start <= at_ns <= end for start, end in tuple(self._windows))
+
+    @property
+    def fault_now(self) -> str | None:
+        """The fault that is under way."""
+        return self._open_window and self._open_window[0]
 
     @contextmanager
     def fault(self, name: str) -> Iterator[None]:
@@ -323,7 +215,7 @@ class Line:
             yield
         finally:
             start = self._open_window[1] - round(DEADLINE_MS * 1e6)
-            self.windows.append((name, start, time.monotonic_ns() + round(RECOVERY_S * 1e9)))
+            self._windows.append((start, time.monotonic_ns() + round(RECOVERY_S * 1e9)))
             self._open_window = None
 
     def run(self, seconds: float, rate_hz: float | None = None) -> None:
@@ -420,7 +312,7 @@ class Line:
     def close(self) -> dict[str, Any]:
         """Stop everything and count what arrived."""
         if self.broker is not None:
-            self._until(lambda: len(self._arrived) >= self.pulled)
+            self._until(self._all_arrived())
         self.plc.stopped.set()
         self.page.close()
         health = self.station.archive.health()
@@ -439,45 +331,77 @@ class Line:
         found = {"chain": chain, "archive_lost": health.lost}
         if self.broker is not None:  # what a killed broker had taken and not passed on is its own loss
             lost["mqtt"] = max(0, self.pulled - sent["mqtt"])
-            found["mqtt_arrived"] = len(wanted & self._arrived)
+            found["mqtt_arrived"] = self._arrived.met()
         return {"lost": lost, **found}
 
-    def _until(self, reached: Callable[[], bool], wait_s: float = 30.0) -> None:
+    def _all_arrived(self) -> Callable[[], bool]:
+        """Whether every part's record came from the broker, or no more come: a killed one loses what it had taken."""
+        met, since_s = 0, time.monotonic()
+
+        def arrived() -> bool:
+            nonlocal met, since_s
+            before, met = met, self._arrived.met()
+            since_s = since_s if met == before else time.monotonic()
+            return met >= self.pulled or time.monotonic() - since_s > QUIET_S
+
+        return arrived
+
+    def drain(self) -> None:
+        """Wait until nothing waits any more."""
+        station = self.station
+        self._until(lambda: station.box.health().tally.open == 0)
+        station.archive.flush(DRAIN_S)
+        self._until(lambda: not any(spool.health().waiting for spool in station.spools))
+
+    def _until(self, reached: Callable[[], bool], wait_s: float = DRAIN_S) -> None:
         until = time.monotonic() + wait_s
         while not reached() and time.monotonic() < until:
             time.sleep(0.1)
 
 
 def rss_mb() -> float:
-    """Memory of this process that is in use, 10^6 bytes."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    """Memory of this process's own in use, 10^6 bytes: RssAnon, as pages of files come and go with what others need."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0]) * 1024 / 1e6
+
+
+class Look(NamedTuple):
+    """Memory in use at one moment, 10^6 bytes, before and after malloc gave back what it had kept."""
+
+    at_s: float
+    before_mb: float
+    used_mb: float
 
 
 def soak(seconds: float, rate_hz: float, folder: Path) -> dict[str, Any]:
     """Run every fault in turn until the time is over, each at least once."""
-    line = Line(folder, rate_hz)
+    line = Line(folder, rate_hz, seconds)
     gate = line.station.gate
+    line.rubbish()  # what is loaded when it is first needed is there from now on
     line.run(2.0)
-    started, rounds, first_mb = time.monotonic(), 0, 0.0
-    each_s = 0.8 if seconds < 120 else 2.0
-    while rounds == 0 or time.monotonic() - started < seconds:
-        for name, strike in line.faults(each_s).items():
+    started, looks = time.monotonic(), list[Look]()
+    each_s, looks_a_round = (0.4, 2) if seconds < 120 else (2.0, len(line.faults(0.0)))
+
+    def look() -> None:
+        line.drain()
+        looks.append(look_at_memory())
+
+    while not looks or time.monotonic() - started < seconds:
+        faults = line.faults(each_s)
+        for number, (name, strike) in enumerate(faults.items(), 1):
             with line.fault(name):
                 strike()
             line.run(RECOVERY_S + each_s)
-            if not first_mb and time.monotonic() - started > seconds / 4:
-                first_mb = rss_mb()
-        rounds += 1
-    line._until(lambda: line.station.box.health().tally.open == 0, 2.0)
-    last_mb, tally = rss_mb(), line.station.box.health().tally
+            if number * looks_a_round // len(faults) > (number - 1) * looks_a_round // len(faults):
+                look()
+    tally, remembered = line.station.box.health().tally, memory(looks, looks_a_round)
     witness, counts = line.witness, dict(gate.gate.counts) if gate is not None else {}
     told = line.close()
-    p50, p99, p999 = np.percentile(witness.whole_ms, (50, 99, 99.9)).round(3).tolist()
+    p50, p99, p999, most = np.percentile(witness.whole_ms, (50, 99, 99.9, 100)).round(3).tolist()
     return {
         "triggers": tally.triggers,
-        "verdicts": len(witness.seen),
-        "twice": sum(count > 1 for count in witness.seen.values()),
+        "verdicts": witness.seen.met(),
+        "twice": witness.seen.twice(),
         "states": {state.value: count for state, count in tally.states.items()},
         "pass_without_evidence": len(witness.without_evidence),
         "which": witness.without_evidence[:20],
@@ -486,18 +410,42 @@ def soak(seconds: float, rate_hz: float, folder: Path) -> dict[str, Any]:
         "p50_ms": p50,
         "p99_ms": p99,
         "p999_ms": p999,
-        "max_ms": round(max(witness.whole_ms), 3),
+        "max_ms": most,
         "deadline_misses": witness.misses,
         "no_decision_outside_faults": witness.undecided,
-        "outside_faults": len(witness.whole_ms),
-        "rss_growth_mb": round(last_mb - first_mb, 1),
-        "rounds": rounds,
-        "faults": len(line.faults(each_s)),
+        "outside_faults": witness.outside,
+        **remembered,
+        "faults": len(faults),
         "gate": counts,
         "causes": dict(witness.causes.most_common(20)),
         "rate_hz": rate_hz,
         "deadline_ms": DEADLINE_MS,
         "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def look_at_memory() -> Look:
+    """Now, and after malloc gave back what it had kept."""
+    before_mb = rss_mb()
+    ctypes.CDLL(None).malloc_trim(0)
+    return Look(time.monotonic(), before_mb, rss_mb())
+
+
+def memory(looks: list[Look], a_round: int) -> dict[str, Any]:
+    """What the looks show, `a_round` of them a round of faults."""
+    rounds = len(looks) // a_round
+    mb = np.array([look.used_mb for look in looks])
+    settled = looks[a_round:] if rounds > 1 else looks
+    first_mb = mb[a_round : 2 * a_round].mean() if rounds > 2 else mb[0]
+    last_mb = mb[-a_round:].mean() if rounds > 2 else mb[-1]
+    line = np.polyfit([look.at_s for look in settled], [look.used_mb for look in settled], 1)
+    return {
+        "rss_mb": mb.round(1).tolist(),
+        "rss_growth_mb": round(float(last_mb - first_mb), 1),
+        "rss_mb_per_hour": round(3600 * float(line[0]), 1) if rounds > 2 else None,
+        "rss_kept_mb": round(max(look.before_mb - look.used_mb for look in looks), 1),
+        "rss_peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1),
+        "rounds": rounds,
     }
 
 

@@ -97,9 +97,14 @@ def measure(path: Path, name: str, count: int, cores: list[str]) -> dict[str, An
 
 def table(results: dict[str, dict[str, Any]], cores: list[str]) -> Table:
     """A row for each network."""
-    shown = Table(title="emulated, instructions exact", title_justify="left", box=box.SIMPLE_HEAD, padding=0)
-    for name in ("network", "MMAC", "RAM kB", "TFLM arena kB", "same bits", *(f"{core} M instr" for core in cores)):
-        shown.add_column(name, justify="left" if name == "network" else "right", no_wrap=True)
+    shown = Table(
+        title="RAM beside TFLite Micro's arena; instructions a picture, exact, emulated",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+    )
+    for name in ("", "MMAC", "RAM kB", "TFLM kB", "same bits", *(f"{core} M" for core in cores)):
+        shown.add_column(name, justify="right" if name else "left", no_wrap=True)
     for core in cores:
         shown.add_column(f"{core}/MAC", justify="right", no_wrap=True)
     for name, found in results.items():

@@ -11,7 +11,7 @@
 A reader refuses on any mismatch and says which file and why. It needs neither torch nor
 TensorFlow. The manifest's schema is `manifest.schema.json`. Leaves out: whether who signed is
 trusted (`signing.check_trusted`, for those who run a bundle) and running the networks
-(`edge_runtime/engines.py`).
+(`edge_runtime/engines/`).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from diagline import cli_box, cli_device, cli_keys, cli_proof, signing
+from diagline import cli_box, cli_device, cli_generate, cli_keys, cli_proof, config_file, signing
 from diagline import config as configs
 from diagline.cli_options import (
     AllowUnsigned,
@@ -33,8 +33,7 @@ from diagline.cli_options import (
     say_next,
     say_run,
 )
-from diagline.config import Config
-from diagline.console import SPEAKS, console
+from diagline.console import console
 from diagline.errors import ConfigError, DiaglineError, require
 
 HELP = "Defect-free pictures in, live int8 verdicts out: inspect, generate, train, distill, export, run, bench."
@@ -42,12 +41,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 data_app = typer.Typer(no_args_is_help=True, help="Look at the pictures of a line.")
 app.add_typer(data_app, name="data")
 device_app = typer.Typer(no_args_is_help=True, help="Line devices on serial ports.")
-app.add_typer(device_app, name="device")
+app.add_typer(device_app, name="device", rich_help_panel="Line device")
 
-cli_proof.add_to(app)
-cli_keys.add_to(app)
-cli_box.add_to(app)
-cli_device.add_to(app)
+cli_generate.add_to(app)
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
@@ -84,140 +80,7 @@ def data_inspect(
         console.print(f"{name}: {value}", soft_wrap=True)
 
 
-@app.command()
-def generate(
-    config_file: ConfigFile,
-    method: Annotated[str | None, typer.Option(help="memseg, in_and_out or diag; as generate.method")] = None,
-    count: Annotated[int | None, typer.Option(help="Pictures to paint; as generate.count")] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Folder (or cached hub id) of the method's diffusion model")
-    ] = None,
-    profile: Annotated[str | None, typer.Option(help="corrected, or paper: the authors' settings")] = None,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Throw away an unfinished run with other settings")
-    ] = False,
-    with_sheet: Annotated[
-        bool, typer.Option("--sheet", help="Lay normals, real defects and every method's pictures side by side")
-    ] = False,
-    overrides: Set = None,
-    tiny: Tiny = False,
-    skip_bad: SkipBad = False,
-    as_json: Json = False,
-) -> None:
-    """Paint synthetic defects on the good training pictures; goes on where a stopped run left off."""
-    from diagline import verbs
-
-    config = _asked(config_file, overrides, tiny, profile, method, count, model)
-    painted = verbs.generate(config, skip_bad, restart)
-    if not SPEAKS:
-        return
-    result = verbs.generated_result(config)
-    if as_json:
-        print(json.dumps({**result, "folder": str(painted.root)}))
-    console.print(f"{len(painted)} defect pictures in {painted.root}", soft_wrap=True)
-    _say_rejected(result, config.generate.quality.budget)
-    if with_sheet:
-        console.print(f"sheet: {verbs.sheet(config, skip_bad)}", soft_wrap=True)
-    say_next(f"train {config_file}")
-
-
-def _asked(
-    path: Path,
-    overrides: list[str] | None,
-    tiny: bool,
-    profile: str | None,
-    method: str | None,
-    count: int | None,
-    model: str | None,
-) -> Config:
-    """The config with the options that stand for keys of [generate]."""
-    asked = list(overrides or ())
-    asked += [f"generate.{key}={value}" for key, value in (("method", method), ("count", count)) if value is not None]
-    config = configs.load(path, tuple(asked), tiny, profile)
-    if model is None:
-        return config
-    if config.generate.method == "memseg":
-        raise ConfigError(f"--model {model}: memseg uses no model; expected --method diag or in_and_out with it")
-    return configs.load(path, (*asked, f"generate.{config.generate.method}.model={json.dumps(model)}"), tiny, profile)
-
-
-def _say_rejected(result: dict[str, Any], budget: float) -> None:
-    if result["rejected"]:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in result["rejected"].items())
-        console.print(
-            f"the quality gate kept {result['kept']} of {result['painted']} painted: {reasons}", soft_wrap=True
-        )
-    if result["kept"] < result["asked"]:
-        console.print(
-            f"{result['asked'] - result['kept']} of {result['asked']} are missing: the budget of {budget:g} times "
-            f"as many ended; look at rejected/, then change prompts or masks, or raise generate.quality.budget",
-            style="yellow",
-            soft_wrap=True,
-        )
-
-
-@app.command()
-def repaint(
-    config_file: ConfigFile,
-    picture: Annotated[str, typer.Argument(metavar="PICTURE", help="Its number, or its path in the generated set")],
-    output: Annotated[Path | None, typer.Option(help="Write what was painted anew to this PNG")] = None,
-    method: Annotated[str | None, typer.Option(help="Of which method's set; as generate.method")] = None,
-    overrides: Set = None,
-    tiny: Tiny = False,
-) -> None:
-    """Paint one generated picture again from its record, and compare it bit for bit."""
-    from diagline import samples, verbs
-
-    asked = [*(overrides or ()), *([] if method is None else [f"generate.method={method}"])]
-    path, image = verbs.repaint(load(config_file, asked, tiny), picture)
-    console.print(f"{path}: painted again, the same bit for bit", soft_wrap=True)
-    if output is not None:
-        samples.write_image(output, image)
-
-
-@app.command()
-def tune(
-    config_file: ConfigFile,
-    model: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Folder (or cached hub id) of Stable Diffusion 1.5")
-    ] = None,
-    overrides: Set = None,
-    tiny: Tiny = False,
-    skip_bad: SkipBad = False,
-) -> None:
-    """Fine-tune In&Out's Stable Diffusion on the real training defects (DreamBooth-LoRA); resumable."""
-    from diagline import verbs
-
-    config = _asked(config_file, overrides, tiny, None, "in_and_out", None, model)
-    console.print(f"adapters in {verbs.tune(config, skip_bad)}", soft_wrap=True)
-    words = json.dumps([config.generate.tune.prompt])
-    tuned = "--set generate.in_and_out.lora=tuned"
-    say_next(f"generate {config_file} --method in_and_out {tuned} --set 'generate.prompts={words}'")
-
-
-@app.command()
-def studio(
-    config_file: ConfigFile,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; anyone who reaches it may paint and judge")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on")] = 7860,
-    open_browser: Annotated[
-        bool, typer.Option("--open/--no-open", help="Open the page in this machine's browser")
-    ] = True,
-    method: Annotated[str | None, typer.Option(help="Method the page begins with; as generate.method")] = None,
-    model: Annotated[str | None, typer.Option(metavar="PATH", help="Folder of that method's diffusion model")] = None,
-    overrides: Set = None,
-    tiny: Tiny = False,
-    skip_bad: SkipBad = False,
-) -> None:
-    """The expert's page: mark a place, say what goes wrong there, judge what is painted."""
-    from diagline import verbs
-
-    verbs.studio(_asked(config_file, overrides, tiny, None, method, None, model), skip_bad, host, port, open_browser)
-
-
-@app.command()
+@app.command(rich_help_panel="Networks")
 def train(config_file: ConfigFile, overrides: Set = None, tiny: Tiny = False, skip_bad: SkipBad = False) -> None:
     """Train the ResNet-50 teacher; goes on where a stopped run left off."""
     from diagline import verbs
@@ -227,7 +90,7 @@ def train(config_file: ConfigFile, overrides: Set = None, tiny: Tiny = False, sk
     say_next(f"distill {config_file}")
 
 
-@app.command()
+@app.command(rich_help_panel="Networks")
 def distill(config_file: ConfigFile, overrides: Set = None, tiny: Tiny = False, skip_bad: SkipBad = False) -> None:
     """Distil the compact student from the teacher."""
     from diagline import verbs
@@ -237,7 +100,7 @@ def distill(config_file: ConfigFile, overrides: Set = None, tiny: Tiny = False, 
     say_next(f"export {config_file}")
 
 
-@app.command()
+@app.command(rich_help_panel="Networks")
 def evaluate(
     config_file: ConfigFile,
     seeds: Annotated[
@@ -267,7 +130,7 @@ def evaluate(
     console.print(f"page: {folder / page}", soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel="Networks")
 def export(
     config_file: ConfigFile,
     sign: Sign = None,
@@ -288,7 +151,7 @@ def export(
     say_run(bundle)
 
 
-@app.command()
+@app.command(rich_help_panel="Edge box")
 def run(
     target: Target,
     source: Annotated[str | None, typer.Option(help="Camera index, film, folder, rtsp:// or http:// address")] = None,
@@ -325,7 +188,7 @@ def run(
     console.print(f"{counts}; log: {log or log_default}", soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel="Edge box")
 def bench(
     target: Target,
     reference: Annotated[
@@ -347,12 +210,20 @@ def bench(
     tiny: Tiny = False,
     as_json: Json = False,
 ) -> None:
-    """Measure size, accuracy and latency of every format and engine, beside ResNet-50 on its fastest."""
+    """Measure size, accuracy and latency of every format and engine, beside ResNet-50 on its fastest.
+
+    A whole box under load: diagline bench-line BOX.toml.
+    """
     require("cv2", "edge")
     from diagline import layouts
-    from edge_runtime import bench as room
-    from edge_runtime import bench_accuracy, bench_table
+    from edge_runtime.bench import accuracy as bench_accuracy
+    from edge_runtime.bench import measure as room
+    from edge_runtime.bench import table as bench_table
 
+    if target.suffix == ".toml" and "folder" in config_file.read(target):
+        raise ConfigError(
+            f"{target}: a box; expected a bundle or the TOML it was made with; diagline bench-line BOX.toml"
+        )
     config = load(target, overrides, tiny, sign) if target.suffix == ".toml" else None
     key = config.signing_key if config is not None else sign
     root, line = (config.bundle, config.run) if config is not None else (target, configs.RunConfig())
@@ -428,6 +299,12 @@ def _threads(text: str) -> tuple[int, ...]:
     return counts
 
 
+cli_proof.add_to(app)
+cli_keys.add_to(app)
+cli_box.add_to(app)
+cli_device.add_to(app)
+
+
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command; a DiaglineError becomes one line on stderr and its exit code."""
     try:
@@ -438,7 +315,7 @@ def main(arguments: list[str] | None = None) -> Any:
         sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            console.print("stopped; finished outputs are whole, and the same command goes on from them")
+            console.print("stopped; what is finished is whole; where it can the same command goes on")
         raise
 
 

@@ -1,4 +1,4 @@
-"""The commands of the edge box: what is wrong with it, how it becomes a service, its work, and a part judged again.
+"""The commands of the edge box: what is wrong with it, how it becomes a service, its work, its speed, replay.
 
 Leaves out: what they do (`edge_runtime/`), and the other commands (`cli.py`).
 """
@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,18 +26,18 @@ from diagline.errors import ConfigError, MissingExtraError, require
 
 if TYPE_CHECKING:
     from edge_runtime.box_config import BoxConfig
-    from edge_runtime.doctor import Finding
+    from edge_runtime.doctor.probes import Finding
 
 STYLES = {"well": "green", "doubtful": "yellow", "wrong": "bold red"}
-WRONG_EXIT = 2
+WRONG_EXIT, INTERRUPTED = 2, 130
 
 Box = Annotated[Path, typer.Argument(metavar="BOX.toml", help="TOML file of the box")]
 
 
 def add_to(app: typer.Typer) -> None:
     """Make every command of this file one of `app`."""
-    for command in (doctor, install, serve, challenge, replay):
-        app.command()(command)
+    for command in (doctor, install, serve, bench_line, challenge, replay):
+        app.command(rich_help_panel="Edge box")(command)
 
 
 def doctor(
@@ -57,19 +58,25 @@ def doctor(
 ) -> None:
     """What is well, doubtful or wrong with this box, and the next step; exit code 2 where a line would stop."""
     require("cv2", "edge")
-    from edge_runtime import box_config, doctor_line, doctor_machine, unit
-    from edge_runtime import doctor as room
+    from edge_runtime import box_config
+    from edge_runtime.doctor import line as doctor_line
+    from edge_runtime.doctor import machine as doctor_machine
+    from edge_runtime.doctor import probes as room
+    from edge_runtime.service import unit
 
-    root, box, trusted = target, None, list(keys or ())
+    root, box, checks, trusted, of_box = target, None, None, list(keys or ()), []
     if target is not None and target.suffix == ".toml":
         found, box = box_config.load(target), target
-        root, archive = found.bundle, archive or found.folder
+        root, archive, checks = found.bundle, archive or found.folder, found.camera.checks
         trusted += unit.keys_beside(target)
+        if (encoder := found.encoder) is not None:
+            of_box.append(room.Probe("encoder", lambda: doctor_line.encoder(encoder)))
     findings = room.examine(
         [
             *doctor_machine.probes(archive, gb_per_day),
             room.Probe("serial ports", _serial_ports),
-            *doctor_line.probes(root, trusted, allow_unsigned, box, source, broker, plc, timeout_s),
+            *doctor_line.probes(root, trusted, allow_unsigned, box, source, broker, plc, timeout_s, checks),
+            *of_box,
         ]
     )
     if as_json:
@@ -81,7 +88,7 @@ def doctor(
 
 
 def _serial_ports() -> Iterator[Finding]:
-    from edge_runtime.doctor import well
+    from edge_runtime.doctor.probes import well
     from firmware_bridge import device
 
     try:
@@ -117,8 +124,8 @@ def install(
 ) -> None:
     """Make a box a service: systemd unit, user, folders, trusted key, and the fastest engine of this machine."""
     require("cv2", "edge")
-    from edge_runtime import install as room
-    from edge_runtime.unit import keys_beside
+    from edge_runtime.service import install as room
+    from edge_runtime.service.unit import keys_beside
 
     found = room.read_box(box)
     unit = room.make_unit(box, found, user, memory_max_mib, allow_unsigned)
@@ -143,15 +150,13 @@ def serve(
     """Run a box: camera, triggers, gate, outputs, archive and the operator's page, until Ctrl-C or SIGTERM."""
     require("cv2", "edge")
     from edge_runtime.dashboard.server import PageServer
-    from edge_runtime.service import notify
+    from edge_runtime.service.watchdog import notify
     from edge_runtime.station import Station
     from edge_runtime.station_view import StationView
 
     config = _config(box, allow_unsigned)
-    stop = threading.Event()
     with contextlib.ExitStack() as undo:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            undo.callback(signal.signal, number, signal.signal(number, lambda *_: stop.set()))
+        stop = undo.enter_context(_signals())
         station = Station(config, box)
         undo.callback(station.close)
         page = PageServer(StationView(station), config.page)
@@ -165,6 +170,72 @@ def serve(
     tally = station.box.health().tally
     told = ", ".join(f"{count} {state.value}" for state, count in tally.states.items())
     console.print(f"stopped: {tally.triggers} triggers: {told}", soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set."""
+    stop = threading.Event()
+    with contextlib.ExitStack() as undo:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            undo.callback(signal.signal, number, signal.signal(number, lambda *_: stop.set()))
+        yield stop
+
+
+def bench_line(
+    box: Box,
+    rates: Annotated[
+        list[float] | None,
+        typer.Option("--rate", metavar="PARTS_PER_S", help="Open loop at this rate; several: one after the other"),
+    ] = None,
+    closed: Annotated[
+        bool, typer.Option("--closed", help="Closed loop, first; what is measured where no --rate is given")
+    ] = False,
+    seconds: Annotated[float, typer.Option(help="How long each loop is measured")] = 30.0,
+    simulated: Annotated[
+        bool, typer.Option("--simulated", help="The bundle's golden pictures in place of the camera")
+    ] = False,
+    drive: Annotated[
+        bool, typer.Option("--drive", help="Move the real gate, and tell the real PLC and outputs; else simulated")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="A new folder for the result; else runs/bench-line/TIME")
+    ] = None,
+    allow_unsigned: AllowUnsigned = False,
+    as_json: Json = False,
+) -> None:
+    """Put a whole box under load: latency of every stage, missed deadlines, and why parts were not decided.
+
+    Nothing beside the line moves: gate, PLC and outputs are simulated unless --drive is given.
+    The box must not be serving. Ctrl-C keeps what was measured.
+    """
+    require("cv2", "edge")
+    from edge_runtime.bench import line as room
+    from edge_runtime.bench import line_report
+    from edge_runtime.bench.rehearsal import Rehearsal
+
+    loads = [room.Load(None, seconds)] if closed or not rates else []
+    loads += [room.Load(rate, seconds) for rate in rates or ()]
+    folder = output or Path("runs/bench-line") / f"{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}"
+    line_report.check(folder)
+    rehearsal = Rehearsal(_config(box, allow_unsigned), box, simulated, drive)
+    for words in rehearsal.stands_in:
+        console.print(words, soft_wrap=True)
+    with _signals() as stop:
+        result = room.bench(rehearsal, loads, stop)
+        if result is None:
+            console.print("nothing was measured: stopped before the first verdict", style="yellow")
+            raise typer.Exit(INTERRUPTED)
+        line_report.write(folder, result)
+    if as_json:
+        print(json.dumps(line_report.to_json(result)))
+    else:
+        console.print(line_report.to_table(result))
+    for words in line_report.said(result):
+        console.print(words, soft_wrap=True)
+    console.print(f"result: {folder}", soft_wrap=True)
+    if result.interrupted:
+        raise typer.Exit(INTERRUPTED)
 
 
 def challenge(
@@ -201,7 +272,7 @@ def challenge(
 
 def _config(box: Path, allow_unsigned: bool) -> BoxConfig:
     from edge_runtime import box_config
-    from edge_runtime.unit import keys_beside
+    from edge_runtime.service.unit import keys_beside
 
     config = box_config.load(box)
     keys, unsigned = (*config.keys, *keys_beside(box)), config.allow_unsigned or allow_unsigned
@@ -221,8 +292,8 @@ def replay(
 ) -> None:
     """Judge an archived part again, and say whether the verdict is the same; exit code 1 where it is not."""
     require("cv2", "edge")
-    from edge_runtime import replay as room
-    from edge_runtime.archive_read import Reader
+    from edge_runtime.archive import replay as room
+    from edge_runtime.archive.reader import Reader
 
     with contextlib.closing(Reader(archive)) as reader:
         found = room.replay(reader, part, open_bundle(bundle, keys, allow_unsigned), run_id)

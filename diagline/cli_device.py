@@ -28,7 +28,7 @@ DeviceKey = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Make every command of this file one of `app`."""
-    app.command("image")(make_image)
+    app.command("image", rich_help_panel="Line device")(make_image)
 
 
 def make_image(

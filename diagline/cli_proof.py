@@ -33,7 +33,7 @@ def add_to(app: typer.Typer) -> None:
     """Make every command of this file one of `app`."""
     commands: tuple[Callable[..., None], ...] = (parity, certify, reproduce, value)
     for command in commands:
-        app.command()(command)
+        app.command(rich_help_panel="Proof")(command)
 
 
 def parity(

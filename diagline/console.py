@@ -28,8 +28,12 @@ def command() -> str:
     return called if Path(called).name == "diagline" else "diagline"
 
 
-def progress() -> Progress:
-    """A progress display with count, elapsed and remaining time, and a free text `note` per task."""
+def progress(refresh_hz: float = 10.0) -> Progress:
+    """A progress display with count, elapsed and remaining time, and a free text `note` per task.
+
+    Args:
+        refresh_hz: how often it is drawn; seldom where drawing would disturb what is measured.
+    """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -38,6 +42,7 @@ def progress() -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=console,
+        refresh_per_second=refresh_hz,
     )
 
 

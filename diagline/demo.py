@@ -113,7 +113,8 @@ def _inspect_film(config: Config, parts: int) -> str:
 
 def _bench(config: Config, seconds: float) -> Any:
     from diagline import bundle as bundles
-    from edge_runtime import bench, bench_table
+    from edge_runtime.bench import measure as bench
+    from edge_runtime.bench import table as bench_table
 
     result = bench.bench(bundles.read(config.bundle), bundles.read(config.teacher_bundle), (1, 2), seconds)
     files.write_json(config.output / "bench.json", {**bench.to_json(result), "provenance": provenance(config, "")})

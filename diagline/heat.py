@@ -1,7 +1,7 @@
 """Where a coarse heat map lies on a picture, and the picture for people that shows it.
 
 Heat is in logits: a cell above the threshold looks more like a defect than a part may. Leaves
-out: making heat maps (`training/student.py`, `edge_runtime/engines.py`).
+out: making heat maps (`training/student.py`, `edge_runtime/engines/`).
 """
 
 from __future__ import annotations

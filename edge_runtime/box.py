@@ -9,7 +9,6 @@ decision must not block. Leaves out: who pulls triggers, and what gate, archive 
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections import Counter
@@ -122,11 +121,11 @@ class Box:
         self._frames, self._inspector, self._region, self._beat = frames, inspector, region, beat
         self._listeners = dict(listeners)
         self._ledger = Ledger(round(deadline_ms * 1e6), most_open, self._undecided, self._tell, clock)
-        self._waiting: queue.SimpleQueue[tuple[int, Trigger, Frame | None] | None] = queue.SimpleQueue()
         self._failures: Counter[str] = Counter()
         self._last_failure: str | None = None
         self._telling = threading.RLock()
         self._shown: Shown | None = None
+        self._closing = False
         self._thread = threading.Thread(target=self._inspect, name="inspect", daemon=True)
 
     def start(self) -> None:
@@ -136,7 +135,7 @@ class Box:
 
     def close(self, wait_s: float = 1.0) -> None:
         """Stop: what is open becomes NO_DECISION; an inspection that hangs is left to its thread."""
-        self._waiting.put(None)
+        self._closing = True
         self._thread.join(wait_s)
         self._ledger.close(wait_s)
 
@@ -146,9 +145,7 @@ class Box:
         Args:
             frame: the part's own frame, where the camera runs free; None asks the camera for it.
         """
-        ticket = self._ledger.open(trigger)
-        if ticket is not None:
-            self._waiting.put((ticket, trigger, frame))
+        self._ledger.open(trigger, frame)
 
     def switch(self, inspector: Inspector) -> Bundle:
         """Judge with another inspector from the next part on; returns the bundle that judged before.
@@ -198,21 +195,15 @@ class Box:
         )
 
     def _inspect(self) -> None:
-        while True:
+        while not self._closing:
             self._pulse()
-            try:
-                item = self._waiting.get(timeout=BEAT_S)
-            except queue.Empty:
+            part = self._ledger.next(BEAT_S)  # one whose deadline is over is not among them
+            if part is None:
                 continue
-            if item is None:
-                return
-            ticket, trigger, frame = item
-            remaining_s = self._ledger.remaining_s(ticket)
-            if remaining_s is None:
-                continue  # its deadline is over: on to one that can still be met
+            ticket, trigger, frame = part.ticket, part.trigger, part.frame
             try:
                 if frame is None:
-                    frame = self._frames.frame_for(trigger, remaining_s)
+                    frame = self._frames.frame_for(trigger, self._ledger.remaining_s(trigger))
                 if self._region is not None:
                     frame = self._region.cut(frame)
                 verdict = self._judge(trigger, frame)

@@ -12,11 +12,12 @@ from pathlib import Path
 from diagline import config_file
 from diagline.config_checks import one_of, within
 from diagline.errors import ConfigError
-from edge_runtime.archive_config import ArchiveConfig
+from edge_runtime.archive.config import ArchiveConfig
 from edge_runtime.box import Region
 from edge_runtime.camera.config import CameraConfig
 from edge_runtime.dashboard.server import PageConfig
-from edge_runtime.gate_config import GateConfig
+from edge_runtime.gate.config import GateConfig
+from edge_runtime.gate.encoder import EncoderConfig
 from edge_runtime.gpio import GpioConfig
 from edge_runtime.outputs.line_files import LineFilesConfig
 from edge_runtime.outputs.mqtt_output import MqttConfig
@@ -75,7 +76,7 @@ class BoxConfig:
         folder: `archive/`, `spool/` and the page's token lie in it; absolute for a service.
         keys: NAME.pub files whose bundles it runs, beside its user's trusted keys.
         region: the part of a frame that is judged; all of it where it is not there.
-        gate: needs `gpio` or `coil` to move it.
+        gate: needs `gpio` or `coil` to move it, and `encoder` where it goes by that.
         lines: CSV or JSON files.
     """
 
@@ -89,6 +90,7 @@ class BoxConfig:
     camera: CameraConfig = field(default_factory=CameraConfig)
     region: Region | None = None
     gate: GateConfig | None = None
+    encoder: EncoderConfig | None = None
     gpio: GpioConfig | None = None
     coil: CoilConfig | None = None
     modbus: ModbusConfig | None = None
@@ -106,6 +108,11 @@ class BoxConfig:
             raise ConfigError(f"trigger.by = {self.trigger.by!r}, and there is no [{self.trigger.by}]; add the section")
         if self.gate is not None and self.coil is None and not self._gpio_moves_the_gate():
             raise ConfigError("[gate] has nothing to move; expected gpio.accept or gpio.reject, or a [coil]; add one")
+        by_encoder = self.gate is not None and self.gate.by == "encoder"
+        if by_encoder and self.encoder is None:
+            raise ConfigError("gate.by = 'encoder', and there is no [encoder]; add the section")
+        if self.encoder is not None and not by_encoder:
+            raise ConfigError("[encoder] is there for nothing; expected gate.by = 'encoder'; set it")
 
     def _gpio_moves_the_gate(self) -> bool:
         return self.gpio is not None and max(self.gpio.accept, self.gpio.reject) >= 0

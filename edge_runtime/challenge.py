@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from diagline.errors import CameraError
 from diagline.verdict import State, Verdict
 from edge_runtime import box_config
-from edge_runtime.archive_db import Kind
+from edge_runtime.archive.database import Kind
 from edge_runtime.ledger import Decision
 from edge_runtime.station import Station
 from edge_runtime.trigger import Trigger

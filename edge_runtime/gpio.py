@@ -146,7 +146,6 @@ class GpioTrigger:
         config: GpioConfig,
         on_trigger: Callable[[Trigger], None],
         on_lost: Callable[[str], None],
-        position: Callable[[], int | None] = lambda: None,
         request: Request | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
         retry_s: float = RETRY_S,
@@ -156,7 +155,6 @@ class GpioTrigger:
         Args:
             on_trigger: a part; must return at once.
             on_lost: parts went by that got no trigger, and why; for `Gate.fail`.
-            position: encoder count now; it is read when the edge is handled, a little after it.
 
         Raises:
             OutputError: the chip or the line cannot be had.
@@ -175,7 +173,7 @@ class GpioTrigger:
             )
         }
         self._ask, self._chip, self._clock = request or gpiod.request_lines, config.chip, clock
-        self._on_trigger, self._on_lost, self._position, self._retry_s = on_trigger, on_lost, position, retry_s
+        self._on_trigger, self._on_lost, self._retry_s = on_trigger, on_lost, retry_s
         self._triggers = self._lost = self._callback_errors = self._seqno = 0
         self._fault: str | None = None
         self._request: Any = _ask(self._ask, self._chip, self._settings)
@@ -223,7 +221,7 @@ class GpioTrigger:
         at_utc = (datetime.now(UTC) - timedelta(microseconds=age_ns / 1000)).isoformat(timespec="microseconds")
         try:
             name = f"gpio-{self._triggers:06d}"
-            self._on_trigger(Trigger(name, event.timestamp_ns, at_utc, self._position()))
+            self._on_trigger(Trigger(name, event.timestamp_ns, at_utc))
         except Exception as error:
             self._callback_errors += 1
             self._lose(1, f"trigger {self._triggers} was not taken: {type(error).__name__}: {error}")

@@ -47,13 +47,27 @@ class Tally:
     dropped: int
 
 
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A trigger that waits for its verdict.
+
+    Attributes:
+        frame: its own, where it came with one; let go of with the verdict.
+    """
+
+    ticket: int
+    trigger: Trigger
+    frame: Frame | None
+
+
 @dataclass(slots=True)
 class _Books:
     triggers: int = 0
     states: Counter[State] = field(default_factory=Counter)
     late: int = 0
     dropped: int = 0
-    open: dict[int, Trigger] = field(default_factory=dict)  # by ticket, in the order of the triggers
+    open: dict[int, Open] = field(default_factory=dict)  # by ticket, in the order of the triggers
+    given: int = 0  # the last ticket that was handed out to be judged
 
 
 class Ledger:
@@ -98,12 +112,12 @@ class Ledger:
         for ticket in list(self._books.open):
             self.give_up(ticket, "the box was stopped")
 
-    def open(self, trigger: Trigger) -> int | None:
+    def open(self, trigger: Trigger, frame: Frame | None = None) -> int | None:
         """A ticket for a trigger; None where it was decided at once, as too many are open."""
         with self._changed:
             self._books.triggers += 1
             ticket = self._books.triggers
-            self._books.open[ticket] = trigger
+            self._books.open[ticket] = Open(ticket, trigger, frame)
             full = len(self._books.open) > self._most_open
             self._changed.notify_all()
         if full:
@@ -111,20 +125,27 @@ class Ledger:
             return None
         return ticket
 
-    def remaining_s(self, ticket: int) -> float | None:
-        """Seconds to a trigger's deadline; None where it is decided already."""
+    def next(self, timeout_s: float) -> Open | None:
+        """The oldest open trigger that was not handed out yet, waiting for one; None: none came, or it closes."""
         with self._changed:
-            trigger = self._books.open.get(ticket)
-        return None if trigger is None else max(0.0, (self._due_ns(trigger) - self._clock()) / 1e9)
+            self._changed.wait_for(lambda: self._closing or self._unjudged() is not None, timeout_s)
+            found = None if self._closing else self._unjudged()
+            if found is not None:
+                self._books.given = found.ticket
+            return found
+
+    def remaining_s(self, trigger: Trigger) -> float:
+        """Seconds to a trigger's deadline."""
+        return max(0.0, (self._due_ns(trigger) - self._clock()) / 1e9)
 
     def decide(self, ticket: int, verdict: Verdict, frame: Frame | None) -> bool:
         """Close a trigger with its verdict; False where its deadline was first, or is over now."""
         with self._changed:
-            trigger = self._books.open.get(ticket)
-            if trigger is None:
+            found = self._books.open.get(ticket)
+            if found is None:
                 self._books.dropped += 1
                 return False
-        if self._clock() > self._due_ns(trigger):
+        if self._clock() > self._due_ns(found.trigger):
             self._expire(ticket)
             with self._changed:
                 self._books.dropped += 1
@@ -134,8 +155,8 @@ class Ledger:
     def give_up(self, ticket: int, cause: str) -> bool:
         """Close a trigger with NO_DECISION."""
         with self._changed:
-            trigger = self._books.open.get(ticket)
-        return trigger is not None and self._close(ticket, self._undecided(trigger, cause), None)
+            found = self._books.open.get(ticket)
+        return found is not None and self._close(ticket, self._undecided(found.trigger, cause), None)
 
     def tally(self) -> Tally:
         """The counters, all of one moment."""
@@ -147,18 +168,21 @@ class Ledger:
     def oldest_open_s(self) -> float | None:
         """How long the oldest open trigger has waited; None where none is open."""
         with self._changed:
-            pulled = [trigger.at_ns for trigger in self._books.open.values()]
+            pulled = [found.trigger.at_ns for found in self._books.open.values()]
         return (self._clock() - min(pulled)) / 1e9 if pulled else None
 
     def expire(self) -> int | None:
         """Decide every trigger whose deadline has come; when the next one comes, in ns, or None."""
         now_ns = self._clock()
         with self._changed:
-            due = {ticket: self._due_ns(trigger) for ticket, trigger in self._books.open.items()}
+            due = {ticket: self._due_ns(found.trigger) for ticket, found in self._books.open.items()}
         for ticket, due_ns in due.items():
             if due_ns <= now_ns:
                 self._expire(ticket)
         return min((due_ns for due_ns in due.values() if due_ns > now_ns), default=None)
+
+    def _unjudged(self) -> Open | None:
+        return next((found for ticket, found in self._books.open.items() if ticket > self._books.given), None)
 
     def _due_ns(self, trigger: Trigger) -> int:
         return trigger.at_ns + self._deadline_ns
@@ -170,12 +194,12 @@ class Ledger:
 
     def _close(self, ticket: int, verdict: Verdict, frame: Frame | None) -> bool:
         with self._changed:
-            trigger = self._books.open.pop(ticket, None)
-            if trigger is None:  # another thread was first
+            found = self._books.open.pop(ticket, None)
+            if found is None:  # another thread was first
                 self._books.dropped += 1
                 return False
             self._books.states[verdict.state] += 1
-        self._decided(Decision(trigger, verdict, frame))
+        self._decided(Decision(found.trigger, verdict, frame))
         return True
 
     def _watch(self) -> None:

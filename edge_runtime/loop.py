@@ -25,7 +25,8 @@ from diagline.errors import BundleError
 from diagline.preprocess import preprocess
 from diagline.verdict import State, Verdict, decide
 from edge_runtime.camera.frames import Camera, Frame
-from edge_runtime.engines import Engine, engines_of, open_engine
+from edge_runtime.engines.choice import engines_of, open_engine
+from edge_runtime.engines.engine import Engine
 from edge_runtime.selftest import self_test
 from edge_runtime.sinks import JsonLog, JsonPrinter, LinePrinter, Sink, sinks
 

@@ -13,6 +13,7 @@ from itertools import accumulate, zip_longest
 from typing import TYPE_CHECKING
 
 from diagline.errors import require
+from edge_runtime.camera.stamps import BY
 from edge_runtime.dashboard import lights
 from edge_runtime.dashboard.view import LIVE, Snapshot
 from edge_runtime.recent import BUCKETS_S, CAUSES
@@ -80,6 +81,8 @@ class SnapshotCollector:
         yield _counter("camera_dropped_frames", "Frames nobody was given.", camera.dropped)
         yield _counter("camera_refused_frames", "Frames that may not be judged (black, frozen, ...).", camera.refused)
         yield _counter("camera_reconnects", "Times the camera came back.", camera.reconnects)
+        stamps = {by: camera.stamps.get(by, 0) for by in BY}
+        yield _counters("camera_stamps", "Frames by the clock that says when they were taken.", "by", stamps)
 
     def _outputs(self) -> Iterator[Metric]:
         from prometheus_client.core import GaugeMetricFamily

@@ -13,6 +13,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diagline.verdict import State, Verdict
 from edge_runtime.ledger import Decision
@@ -20,6 +21,7 @@ from edge_runtime.ledger import Decision
 LAST = 12
 WINDOW_NS = 60 * 10**9
 MOST = 12_000  # decisions of a window that are kept: 200 a second
+LONG_AGO_NS = -(2**62)
 
 STAGES = {
     "frame": ("triggered", "received"),
@@ -75,11 +77,18 @@ class StageLatency:
     classes: tuple[int, ...]
 
 
+def _window() -> NDArray[np.int64]:
+    window = np.empty((MOST, 2), np.int64)
+    window[:] = LONG_AGO_NS, 0
+    return window
+
+
 @dataclass(slots=True)
 class _Stage:
     total_ns: int = 0
     classes: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_S) + 1))
-    window: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=MOST))  # (decided_ns, took_ns)
+    count: int = 0
+    window: NDArray[np.int64] = field(default_factory=_window)  # (decided_ns, took_ns) of the last, in a ring
 
 
 class Recent:
@@ -124,7 +133,7 @@ class Recent:
         """Latency by stage; the window ends at `now_ns` of the monotonic clock."""
         with self._lock:  # copied only: a decision must not wait for arithmetic
             copies = {
-                name: (stage.total_ns, tuple(stage.classes), tuple(stage.window))
+                name: (stage.total_ns, tuple(stage.classes), stage.window.copy())
                 for name, stage in self._stages.items()
             }
         return {name: _latency(*copy, now_ns - WINDOW_NS) for name, copy in copies.items()}
@@ -133,14 +142,13 @@ class Recent:
         stage = self._stages[name]
         stage.total_ns += took_ns
         stage.classes[bisect_left(BUCKETS_S, took_ns / 1e9)] += 1
-        stage.window.append((decided_ns, took_ns))
+        stage.window[stage.count % MOST] = decided_ns, took_ns
+        stage.count += 1
 
 
-def _latency(
-    total_ns: int, classes: tuple[int, ...], window: tuple[tuple[int, int], ...], from_ns: int
-) -> StageLatency:
+def _latency(total_ns: int, classes: tuple[int, ...], window: NDArray[np.int64], from_ns: int) -> StageLatency:
     p50_ms = p99_ms = None
-    took_ms = [took_ns / 1e6 for decided_ns, took_ns in window if decided_ns >= from_ns]
-    if took_ms:
+    took_ms = window[window[:, 0] >= from_ns, 1] / 1e6
+    if took_ms.size:
         p50_ms, p99_ms = np.percentile(took_ms, (50, 99)).tolist()
     return StageLatency(p50_ms, p99_ms, sum(classes), total_ns / 1e9, classes)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from diagline.bundle import Bundle, Format, Golden
 from diagline.preprocess import preprocess
 from diagline.verdict import decide
-from edge_runtime.engines import OPENVINO_BF16, Engine
+from edge_runtime.engines.engine import OPENVINO_BF16, Engine
 
 INT8_STEPS = 1  # XNNPACK and ONNX Runtime round once, the reference kernels twice
 FLOAT_SHARE = 1e-3

@@ -11,23 +11,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from diagline import bundle as bundles
 from diagline import record, signing
-from diagline.errors import BundleError, ConfigError
+from diagline.errors import BundleError
 from edge_runtime import box_config
-from edge_runtime.archive import Archive, Origin
-from edge_runtime.archive_db import Kind
+from edge_runtime.archive.database import Kind
+from edge_runtime.archive.store import Archive, Origin
+from edge_runtime.bench.recorded import recorded_engine
 from edge_runtime.box import Box, Listener
 from edge_runtime.box_config import BoxConfig
 from edge_runtime.camera.frames import Frame
 from edge_runtime.camera.watched import watch
-from edge_runtime.gate import GateEvent
-from edge_runtime.gate_driver import Actuator, GateDriver
+from edge_runtime.gate.driver import Actuator, GateDriver
+from edge_runtime.gate.encoder import Encoder
+from edge_runtime.gate.gate import GateEvent
 from edge_runtime.gpio import GpioOutputs, GpioTrigger
 from edge_runtime.ledger import Decision
 from edge_runtime.loop import Inspector, open_inspector
@@ -38,11 +41,11 @@ from edge_runtime.outputs.spool import Spool, open_spool
 from edge_runtime.plc.coil import CoilActuator
 from edge_runtime.plc.modbus_server import ModbusServer
 from edge_runtime.recent import Recent
-from edge_runtime.recorded import recorded_engine
-from edge_runtime.service import Watchdog
+from edge_runtime.service.watchdog import Watchdog
 from edge_runtime.trigger import Trigger
 
 CLOSE_S = 2.0
+FLUSH_S = 1.0
 LAMPS_S = 0.25  # how often PLC and lamps are told whether the box is well
 
 
@@ -75,12 +78,14 @@ class Station:
         path: Path | None = None,
         camera: Source | None = None,
         actuator: Actuator | None = None,
+        outputs: Sequence[Output] = (),
     ) -> None:
         """Open everything, and judge from now on.
 
         Args:
             path: BOX.toml, beside which the engine of this machine is recorded.
             camera, actuator: stand in for those of the config.
+            outputs: stand beside those of the config.
 
         Raises:
             DiaglineError: whatever cannot be opened; nothing is left open.
@@ -91,19 +96,23 @@ class Station:
         self._started_ns = time.monotonic_ns()
         self.gate: GateDriver | None = None
         self.modbus: ModbusServer | None = None
+        self._encoder: Encoder | None = None
         self._gpio: GpioOutputs | None = None
         self.spools: list[Spool] = []
         with ExitStack() as undo:
-            self._open(undo, camera, actuator)
+            self._open(undo, camera, actuator, outputs)
             self._undo = undo.pop_all()
 
-    def _open(self, undo: ExitStack, camera: Source | None, actuator: Actuator | None) -> None:
+    def _open(
+        self, undo: ExitStack, camera: Source | None, actuator: Actuator | None, outputs: Sequence[Output]
+    ) -> None:
         config = self.config
         inspector = self.open_bundle(config.bundle)
         facts = {"line": config.name, "machine": record.machine(), "versions": record.versions()}
         self.archive = Archive(config.folder / "archive", config.archive, facts)
         undo.callback(self.archive.close)
         self._note_self_test(inspector)
+        self.archive.flush(FLUSH_S)  # the trail knows of a run before anyone hears of its verdicts
         listeners: dict[str, Listener] = {}
         self._open_gate(undo, listeners, actuator)
         if config.modbus is not None:
@@ -114,7 +123,7 @@ class Station:
         self.recent = Recent()
         listeners["recent"] = self.recent
         listeners["archive"] = self._archive
-        mqtt = self._open_outputs(undo, listeners)
+        mqtt = self._open_outputs(undo, listeners, outputs)
         self.camera: Source = camera or watch(config.camera)
         undo.callback(self.camera.close)
         trigger = config.trigger
@@ -128,8 +137,7 @@ class Station:
 
     def pull(self, trigger: Trigger, frame: Frame | None = None) -> None:
         """A part stands before the camera; returns at once."""
-        if self.gate is not None:
-            self.gate.gate.expect(trigger)
+        trigger = self._expect(trigger)
         if frame is None:
             self.camera.announce(trigger)
         self.box.pull(trigger, frame)
@@ -201,17 +209,20 @@ class Station:
             undo.callback(self._gpio.close)
         if config.gate is None:
             return
-        if config.gate.by == "encoder":
-            raise ConfigError("gate.by = 'encoder': this diagline reads no encoder yet; expected 'delay'; set it")
+        if config.encoder is not None:
+            self._encoder = Encoder(config.encoder)
         moves = actuator or (CoilActuator(config.coil) if config.coil is not None else self._gpio)
         assert moves is not None  # the config was checked
-        self.gate = GateDriver(config.gate, moves, self._gate_event)
+        read = self._encoder.read if self._encoder is not None else None
+        self.gate = GateDriver(config.gate, moves, self._gate_event, read)
         self.gate.start()
         undo.callback(self.gate.close)
         judge = self.gate.gate.judge
         listeners["gate"] = lambda decision: judge(decision.verdict)
 
-    def _open_outputs(self, undo: ExitStack, listeners: dict[str, Listener]) -> MqttOutput | None:
+    def _open_outputs(
+        self, undo: ExitStack, listeners: dict[str, Listener], more: Sequence[Output]
+    ) -> MqttOutput | None:
         config = self.config
         mqtt = mqtt_output.open_output(config.mqtt) if config.mqtt is not None else None
         outputs: list[Output] = [mqtt] if mqtt is not None else []
@@ -219,7 +230,7 @@ class Station:
             outputs.append(webhook.open_output(config.webhook))
         if config.lines is not None:
             outputs.append(line_files.open_output(config.lines))
-        for output in outputs:
+        for output in (*outputs, *more):
             spool = open_spool(output, config.spool)
             undo.callback(spool.close, CLOSE_S)
             self.spools.append(spool)
@@ -258,8 +269,16 @@ class Station:
             self.pull(trigger)
 
     def _overrun(self, trigger: Trigger) -> None:
-        if self.gate is not None and self.config.trigger.by == box_config.MODBUS:
+        if self.config.trigger.by == box_config.MODBUS:
+            self._expect(trigger)
+
+    def _expect(self, trigger: Trigger) -> Trigger:
+        """Tell the gate of a part, and where the belt was when it stood before the camera."""
+        if self._encoder is not None:
+            trigger = replace(trigger, position=self._encoder.at(trigger.at_ns))
+        if self.gate is not None:
             self.gate.gate.expect(trigger)
+        return trigger
 
     def _archive(self, decision: Decision) -> None:
         inspector, frame = self.box.inspector, decision.frame

@@ -79,8 +79,12 @@ class StationView:
         return f"{part} triggered"
 
     def acknowledge(self) -> str:
-        """Nothing of this box waits for a person."""
-        return "nothing waits to be acknowledged; a fault ends when its cause does"
+        """Let the gate work again after a fault."""
+        gate = self._station.gate
+        why = gate.gate.acknowledge() if gate is not None else None
+        if why is None:
+            return "nothing waits to be acknowledged"
+        return f"acknowledged: {why}"
 
     def switch_bundle(self, path: str) -> str:
         """Judge with a bundle that lies beside the present one."""
@@ -109,13 +113,15 @@ class StationView:
             refused=sum(health.refused.values()),
             reconnects=health.reconnects,
             cause=health.cause,
+            stamps=health.stamps,
+            stamped=health.stamped,
         )
 
     def _gate(self) -> GateState | None:
         if self._station.gate is None:
             return None
-        fault = self._station.gate.gate.fault
-        return GateState("ready" if fault is None else "held", fault)
+        gate = self._station.gate.gate
+        return GateState("ready" if gate.fault is None else "held", gate.fault, gate.waits)
 
     def _outputs(self) -> tuple[OutputState, ...]:
         found = []

@@ -14,7 +14,7 @@ from diagline.bundle import Bundle
 from diagline.config import STUDENT, TEACHER
 from diagline.errors import ExportError
 from diagline.samples import Sample, SampleSet
-from edge_runtime.engines import open_engine
+from edge_runtime.engines.choice import open_engine
 from export import ladder, parity
 from export.ladder import Ladder
 from export.parity import Parity

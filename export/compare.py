@@ -23,7 +23,7 @@ from diagline.console import track
 from diagline.errors import DatasetError, ExportError
 from diagline.preprocess import InputContract, preprocess
 from diagline.samples import DEFECT, GOOD, SampleSet
-from edge_runtime.engines import open_engine
+from edge_runtime.engines.choice import open_engine
 from edge_runtime.loop import fastest
 from training import evaluate, intervals, student, student_spec, teacher
 

@@ -19,7 +19,7 @@ from diagline.preprocess import InputContract, preprocess
 from diagline.samples import DEFECT, GOOD, SampleSet
 from diagline.verdict import decide
 from edge_runtime import selftest
-from edge_runtime.engines import Engine
+from edge_runtime.engines.engine import Engine
 from export.parity import Parity, Picture
 
 # Margins in steps: what the box's self-test allows an output to stray, one step for int8.

@@ -25,7 +25,8 @@ from diagline.console import track
 from diagline.errors import BundleError, CertificateError, DatasetError, ParityError
 from diagline.preprocess import preprocess
 from diagline.samples import DEFECT, GOOD, SampleSet
-from edge_runtime.engines import Engine, open_engine
+from edge_runtime.engines.choice import open_engine
+from edge_runtime.engines.engine import Engine
 from edge_runtime.selftest import self_test, tolerance
 from export.golden import LEAST_STEPS
 from export.parity import threshold_for

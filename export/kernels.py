@@ -2,7 +2,7 @@
 
 A microcontroller runs one of the last two, which must equal the reference ones bit for bit; a box
 runs XNNPACK's, which round once where those round twice. Leaves out: the box's own engine
-(`edge_runtime/engines.py`), which writes into buffers made once.
+(`edge_runtime/engines/`), which writes into buffers made once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diagline.errors import require
-from edge_runtime.quiet import native_stderr_off
+from edge_runtime.engines.quiet import native_stderr_off
 from firmware_bridge import engine
 from firmware_bridge.compile import Judgement, compile_tflite
 

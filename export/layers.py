@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from diagline.errors import ExportError, require
-from edge_runtime.engines import shift_to_i8
+from edge_runtime.engines.engine import shift_to_i8
 from export.to_onnx import LOGIT
 from export.to_tflite import operators
 from training.student import DepthwiseSeparable, Student

@@ -24,7 +24,7 @@ from diagline.errors import ExportError, require
 from diagline.preprocess import InputContract, preprocess
 from diagline.samples import Sample, SampleSet
 from diagline.verdict import decide
-from edge_runtime.engines import copy_u8, shift_to_i8
+from edge_runtime.engines.engine import copy_u8, shift_to_i8
 from export.kernels import Kernels, reference
 from training.evaluate import predict
 

@@ -23,7 +23,8 @@ from diagline.errors import BundleError, ExportError
 from diagline.preprocess import InputContract
 from diagline.samples import SampleSet
 from edge_runtime import selftest
-from edge_runtime.engines import Engine, engines_of, missing, open_engine
+from edge_runtime.engines.choice import engines_of, missing, open_engine
+from edge_runtime.engines.engine import Engine
 from export import golden, ladder, parity
 from export.golden import GoldenSet
 from export.ladder import Ladder

@@ -2,7 +2,7 @@
 
 A tile's width is chosen for each segment: as wide as the memory allows that the network needs at
 its deepest place anyway, so that wide early rows go in few passes and no RAM is spent on it. Leaves
-out: what operators mean (`graph.py`), the order of rows (`segments.py`), golden answers
+out: what operators mean (`read_graph.py`), the order of rows (`segments.py`), golden answers
 (`golden.py`).
 """
 
@@ -16,8 +16,9 @@ import numpy as np
 
 from diagline.errors import ExportError
 from firmware_bridge import image, tflite_file
-from firmware_bridge.graph import Graph, Map, Node, read_graph
+from firmware_bridge.graph import Graph, Map, Node
 from firmware_bridge.image import NAME_BYTES, Golden, Header, Kind, Step, aligned
+from firmware_bridge.read_graph import read_graph
 from firmware_bridge.segments import Plan, Segment, last_uses, plan
 
 PITCH = 16  # a row of weights ends on it, so that a vector may be read over its end
@@ -102,6 +103,8 @@ def _header(graph: Graph, found: Plan, made: _Made, judgement: Judgement) -> Hea
     threshold = min(outputs.zero_point, 127) if judgement.threshold is None else judgement.threshold
     if len(judgement.name.encode()) >= NAME_BYTES:
         raise ExportError(f"name {judgement.name!r}; expected at most {NAME_BYTES - 1} bytes; choose one with --name")
+    if len(made.steps) > image.MAX_STEPS:
+        raise ExportError(f"{len(made.steps)} steps; expected at most {image.MAX_STEPS}; make the network smaller")
     if not 0 <= judged < outputs.channels or not -128 <= threshold <= 127:
         raise ExportError(
             f"threshold {threshold} on output {judged}; expected -128 to 127 on one of {outputs.channels} outputs"
@@ -192,8 +195,10 @@ class _Writer:
         busy: list[tuple[int, int, int]] = []  # first byte, byte after the last, last follower that reads it
         places: dict[int, int] = {}
 
-        def place(number: int, now: int) -> None:
-            busy[:] = [one for one in busy if one[2] >= now]
+        def place(number: int, now: int, over: int | None = None) -> None:
+            """`over`: the first input, pixel by pixel read before it is written, whose place may be taken."""
+            freed = places[over] if over is not None and uses[over] == now else -1
+            busy[:] = [one for one in busy if one[2] >= now and one[0] != freed]
             size = aligned(tile_px * self._maps[number].channels)
             at = 0
             for first, after, _ in sorted(busy):
@@ -208,7 +213,7 @@ class _Writer:
         for number in (segment.made, *sorted(self._taken(index))):
             place(number, -1)
         for now, node in enumerate(segment.nodes):
-            place(node.output, now)
+            place(node.output, now, node.inputs[0] if node.kind is Kind.ADD else None)
         return _Places(tile_px, places, max(ends))
 
     def _taken(self, index: int) -> set[int]:

@@ -1,7 +1,7 @@
 """A TFLite file as plain data: tensors and operators of its one subgraph.
 
 Read with the schema that LiteRT brings, so no TensorFlow is needed. Leaves out: what the operators
-mean (`graph.py`).
+mean (`read_graph.py`).
 """
 
 from __future__ import annotations

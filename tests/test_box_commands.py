@@ -14,8 +14,12 @@ import pytest
 from tiny_line import Diagline, Line, refused
 
 from diagline import signing
-from edge_runtime import box_config, doctor_machine, install, recorded
-from edge_runtime.archive_read import Reader
+from edge_runtime import box_config
+from edge_runtime.archive.reader import Reader
+from edge_runtime.bench import recorded
+from edge_runtime.doctor import line as doctor_line
+from edge_runtime.doctor import machine as doctor_machine
+from edge_runtime.service import install
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +90,20 @@ def test_doctor_asks_a_box_for_its_bundle_trust_and_engine(
     assert outcome.code == 0, outcome.err
     assert "trusted" in outcome.err
     refused(diagline("doctor", tmp_path / "none.toml"), "none.toml")
+
+
+def test_doctor_takes_a_boxs_word_for_what_its_frames_must_show(
+    diagline: Diagline, line: Line, box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor_line, "bundle", lambda *_: [])
+    still = tmp_path / "still"
+    still.mkdir()
+    for number in range(8):
+        shutil.copy(line.data / "good" / "000.png", still / f"{number}.png")
+    asked = ("doctor", box, "--allow-unsigned", "--source", still)
+    assert diagline(*asked).code == 2
+    box.write_text(f'{box.read_text()}[camera.checks]\noff = ["frozen"]\n')
+    assert diagline(*asked).code == 0
 
 
 def test_install_says_what_it_does_and_what_it_would_do(
@@ -169,6 +187,64 @@ def test_a_box_that_cannot_start_says_why_in_one_line(tmp_path: Path, diagline: 
     config = tmp_path / "box.toml"
     config.write_text(f'name = "tiny"\nbundle = "{line.bundle}"\nfolder = "{tmp_path}/box"\n')
     refused(diagline("serve", config), line.bundle, "not signed")
+
+
+def test_a_box_under_load_leaves_a_result_and_says_what_was_not_as_on_the_line(
+    line: Line, box: Path, tmp_path: Path, diagline: Diagline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = ("bench-line", box, "--simulated", "--allow-unsigned", "--seconds", 0.2)
+    done = diagline(*asked, "--rate", 50, "--rate", 100, "--closed", "--json")
+    assert done.code == 0, done.err
+    assert "golden pictures" in done.err and "0 missed deadlines" in done.err
+    found = json.loads(done.out)
+    assert [load["run"]["rate_hz"] for load in found["loads"]] == [None, 50.0, 100.0]
+    (folder,) = (tmp_path / "runs" / "bench-line").iterdir()
+    assert json.loads((folder / "bench.json").read_text()) == found
+    assert {path.name for path in folder.iterdir()} == {"bench.json", "bench.md", "bench.svg", "parts.csv"}
+    closed = diagline(*asked, "--output", tmp_path / "closed")
+    assert closed.code == 0 and "closed loop" in closed.err and "open loop" not in closed.err
+    assert closed.out == "" and (tmp_path / "closed" / "bench.svg").is_file()
+
+
+INTERRUPTED = """
+import os, signal, sys
+from diagline import cli
+from edge_runtime.bench.line import WARM_UP_PARTS
+from edge_runtime.station import Station
+
+pull, pulled = Station.pull, []
+
+def interrupted(station, trigger):
+    pulled.append(trigger)
+    if len(pulled) == WARM_UP_PARTS + 5:
+        os.kill(os.getpid(), signal.SIGINT)
+    pull(station, trigger)
+
+Station.pull = interrupted
+cli.main(sys.argv[1:])
+"""
+
+
+def test_ctrl_c_keeps_what_was_measured_under_load(box: Path, tmp_path: Path) -> None:
+    asked = ["bench-line", str(box), "--simulated", "--allow-unsigned", "--rate", "20", "--seconds", "3600"]
+    command = [sys.executable, "-c", INTERRUPTED, *asked, "--output", str(tmp_path / "a")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 130 and "STOPPED before its time" in done.stderr, done.stderr
+    found = json.loads((tmp_path / "a" / "bench.json").read_text())
+    assert found["interrupted"] and 5 <= found["loads"][0]["run"]["pulled"] < 72_000
+
+
+def test_a_bench_that_cannot_be_run_says_why_in_one_line(
+    line: Line, box: Path, tmp_path: Path, diagline: Diagline
+) -> None:
+    asked = ("bench-line", box, "--simulated", "--allow-unsigned")
+    refused(diagline("bench-line", tmp_path / "none.toml"), "none.toml", "not found")
+    refused(diagline("bench-line", box, "--simulated"), line.bundle, "not signed")
+    refused(diagline(*asked, "--rate", 0), "--rate", "expected 0.01")
+    refused(diagline(*asked, "--seconds", -1), "--seconds", "expected 0.1")
+    refused(diagline(*asked, "--output", tmp_path), tmp_path, "is there already")
+    refused(diagline("bench", box), box, "bench-line BOX.toml")
 
 
 def test_challenge_parts_are_asked_for_and_a_wrong_one_ends_with_exit_code_1(

@@ -309,10 +309,10 @@ def test_golden_pictures_too_near_the_threshold_leave_and_the_safest_of_a_class_
 def test_a_machine_that_fails_the_golden_pictures_certifies_nothing(
     copy: Copy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edge_runtime.engines import OnnxEngine
+    from edge_runtime.engines.ort_engine import OrtEngine
 
-    honest = OnnxEngine.infer
-    monkeypatch.setattr(OnnxEngine, "infer", lambda self, image: honest(self, image) + 5)
+    honest = OrtEngine.infer
+    monkeypatch.setattr(OrtEngine, "infer", lambda self, image: honest(self, image) + 5)
     before = fingerprint(copy.output)
     refused(copy.certify(*LOOSE), "self-test failed", "export it on this machine")
     assert fingerprint(copy.output) == before

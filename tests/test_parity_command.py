@@ -13,7 +13,8 @@ from tiny_line import Diagline, Line
 
 from diagline import bundle as bundles
 from diagline.bundle import FORMATS
-from edge_runtime.engines import FakeEngine, open_engine
+from edge_runtime.engines.choice import open_engine
+from edge_runtime.engines.engine import FakeEngine
 from export import climb, trial
 
 FORMS = ["torch", *FORMATS, "tflite_reference", "tflite_micro", "c_engine"]

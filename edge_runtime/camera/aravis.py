@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diagline.errors import CameraError, MissingExtraError
-from edge_runtime.camera.frames import Closing, Frame, stamp
+from edge_runtime.camera.frames import Closing, Frame
+from edge_runtime.camera.stamps import OtherClock, stamper
 
 BUFFERS = 8
 POP_TIMEOUT_US = 200_000
@@ -68,6 +69,7 @@ class AravisCamera(Closing):
     def __init__(self, aravis: Any, name: str) -> None:
         self._aravis, self._name = aravis, f"aravis:{name}"
         self._number = 0
+        self._clock = OtherClock()
         self._stopped, self._gone = threading.Event(), threading.Event()
         try:
             aravis.update_device_list()  # a GigE camera opened without it was seen to send nothing
@@ -99,7 +101,7 @@ class AravisCamera(Closing):
             if self._stopped.is_set() or self._gone.is_set():
                 raise CameraError(f"{self._name}: {'stopped' if self._stopped.is_set() else 'no longer answers'}")
             buffer = self._stream.timeout_pop_buffer(POP_TIMEOUT_US)
-        utc, taken_ns = stamp()
+        utc, taken_ns, by = stamper(self._clock, buffer.get_timestamp)()
         number, self._number = self._number, self._number + 1
         status = buffer.get_status()
         image = None
@@ -107,8 +109,9 @@ class AravisCamera(Closing):
             image = to_bgr(buffer.get_data(), buffer.get_image_width(), buffer.get_image_height(), self._format)
         self._stream.push_buffer(buffer)
         if image is None:
-            return Frame(None, number, utc, taken_ns, f"{self._name}: incomplete transfer ({status.value_nick})")
-        return Frame(image, number, utc, taken_ns)
+            cause = f"{self._name}: incomplete transfer ({status.value_nick})"
+            return Frame(None, number, utc, taken_ns, cause, stamped=by)
+        return Frame(image, number, utc, taken_ns, stamped=by)
 
     def stop(self) -> None:
         """End a read under way; called from another thread."""

@@ -8,13 +8,28 @@ picture, so that the loop owes it a verdict like any other. Leaves out: where fr
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+NONE = "none"
+
+
+class Stamp(NamedTuple):
+    """When a frame was taken: wall clock (ISO 8601 with microseconds), monotonic clock, and whose clock.
+
+    Attributes:
+        by: a word of `stamps.BY`; NONE: the box's own when the frame arrived.
+    """
+
+    utc: str
+    taken_ns: int
+    by: str = NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +44,7 @@ class Frame:
         taken_ns: monotonic clock at capture.
         cause: why there is no picture; None otherwise.
         picture: file name, where the source is a folder of pictures.
+        stamped: whose clock says when it was taken, a word of `stamps.BY`.
     """
 
     frame_bgr: NDArray[np.uint8] | None
@@ -37,6 +53,7 @@ class Frame:
     taken_ns: int
     cause: str | None = None
     picture: str | None = None
+    stamped: str = NONE
 
     def __post_init__(self) -> None:
         if (self.frame_bgr is None) != (self.cause is not None):
@@ -107,12 +124,21 @@ def stamp() -> tuple[str, int]:
     return datetime.now(UTC).isoformat(timespec="microseconds"), time.monotonic_ns()
 
 
-def take(capture: Capture, number: int) -> Frame | None:
-    """Grab, stamp and decode one frame; None when the capture gives no more."""
+def arrived() -> Stamp:
+    """The stamp of a frame whose camera gives none."""
+    return Stamp(*stamp())
+
+
+def take(capture: Capture, number: int, stamper: Callable[[], Stamp] = arrived) -> Frame | None:
+    """Grab, stamp and decode one frame; None when the capture gives no more.
+
+    Args:
+        stamper: gives the stamp of the frame that was grabbed last.
+    """
     if not capture.grab():
         return None
-    utc, taken_ns = stamp()
+    utc, taken_ns, by = stamper()
     done, image = capture.retrieve()
     if not done or image is None:
-        return Frame(None, number, utc, taken_ns, "the frame cannot be decoded")
-    return Frame(image, number, utc, taken_ns)
+        return Frame(None, number, utc, taken_ns, "the frame cannot be decoded", stamped=by)
+    return Frame(image, number, utc, taken_ns, stamped=by)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from diagline.errors import CameraError
-from edge_runtime.camera.frames import Capture, Closing, Frame, stamp, take
+from edge_runtime.camera.frames import Capture, Closing, Frame, Stamp, arrived, stamp, take
 
 CLOSE_WAIT_S = 1.0
 
@@ -31,6 +31,7 @@ class NewestFrameCamera(Closing):
         timeout_s: float,
         ending: Callable[[int], str | None],
         stop: Callable[[], None] | None = None,
+        stamper: Callable[[], Stamp] = arrived,
     ) -> None:
         """Start taking frames.
 
@@ -40,9 +41,10 @@ class NewestFrameCamera(Closing):
             timeout_s: the longest a read waits.
             ending: given the number of frames taken, why their end is not a proper end, or None.
             stop: ends a wait of the capture's own.
+            stamper: gives the stamp of the frame that was grabbed last.
         """
         self._capture, self._name, self._timeout_s = capture, name, timeout_s
-        self._ending, self._stop = ending, stop
+        self._ending, self._stop, self._stamper = ending, stop, stamper
         self._changed = threading.Condition()
         self._newest: Frame | None = None
         self._taken = self._missing = self._dropped = 0
@@ -91,7 +93,7 @@ class NewestFrameCamera(Closing):
         cause: str | None = None
         try:
             while not self._closing:
-                frame = take(self._capture, 0)
+                frame = take(self._capture, 0, self._stamper)
                 if frame is None:
                     cause = self._ending(self._taken)
                     break

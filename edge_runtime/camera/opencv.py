@@ -23,9 +23,10 @@ import cv2
 
 from diagline import samples
 from diagline.errors import CameraError
-from edge_runtime.camera.frames import Camera, Capture, Closing, Frame, stamp, take
+from edge_runtime.camera.frames import Camera, Capture, Closing, Frame, Stamp, arrived, stamp, take
 from edge_runtime.camera.newest import NewestFrameCamera, PacedCapture
 from edge_runtime.camera.pictures import PictureCamera, open_folder
+from edge_runtime.camera.stamps import OwnClock, stamper
 
 # AV_LOG_QUIET. OpenCV reads it once, when the process first opens or writes a film: so it is set on import.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -51,9 +52,9 @@ def open_camera(source: str, timeout_s: float = 5.0, realtime: bool = False) -> 
     """
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     if source.isdecimal():
-        return NewestFrameCamera(
-            _index(source), f"camera {source}", timeout_s, lambda taken: f"the camera ended after {taken} frames"
-        )
+        capture = _index(source)
+        ending = lambda taken: f"the camera ended after {taken} frames"  # noqa: E731
+        return NewestFrameCamera(capture, f"camera {source}", timeout_s, ending, stamper=_stamper(capture))
     if "://" in source:
         stream = _stream(source, timeout_s, TIMEOUTS_TO_END * timeout_s)
         return NewestFrameCamera(
@@ -123,8 +124,14 @@ class LiveCamera(Closing):
 
     dropped = 0
 
-    def __init__(self, capture: Capture, name: str, stop: Callable[[], None] | None = None) -> None:
-        self._capture, self._name, self._stop = capture, name, stop
+    def __init__(
+        self,
+        capture: Capture,
+        name: str,
+        stop: Callable[[], None] | None = None,
+        stamper: Callable[[], Stamp] = arrived,
+    ) -> None:
+        self._capture, self._name, self._stop, self._stamper = capture, name, stop, stamper
         self._number = 0
 
     def read(self) -> Frame:
@@ -133,7 +140,7 @@ class LiveCamera(Closing):
         Raises:
             CameraError: no more come.
         """
-        frame = take(self._capture, self._number)
+        frame = take(self._capture, self._number, self._stamper)
         if frame is None:
             raise CameraError(f"{self._name}: ended after {self._number} frames; expected frames without end")
         self._number += 1
@@ -160,7 +167,8 @@ def open_live(source: str, timeout_s: float = 5.0) -> LiveCamera:
     """
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     if source.isdecimal():
-        return LiveCamera(_index(source), f"camera {source}")
+        index = _index(source)
+        return LiveCamera(index, f"camera {source}", stamper=_stamper(index))
     if "://" in source:
         return LiveCamera(_stream(source, timeout_s, 2 * timeout_s), redact(source))
     if not Path(source).is_file() or Path(source).suffix.lower() in samples.IMAGE_SUFFIXES:
@@ -207,6 +215,13 @@ def _index(source: str) -> cv2.VideoCapture:
         raise CameraError(f"camera {source} does not open; expected a camera there; list them with: ls /dev/video*")
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # a driver that cannot do this says no, and then its queue is short
     return capture
+
+
+def _stamper(capture: cv2.VideoCapture) -> Callable[[], Stamp]:
+    """The driver's own stamps, where the camera is one of V4L2's; elsewhere the property means something else."""
+    if capture.getBackendName() != "V4L2":
+        return arrived
+    return stamper(OwnClock(), lambda: round(capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6))
 
 
 def _stream(source: str, open_s: float, read_s: float) -> cv2.VideoCapture:

@@ -47,6 +47,8 @@ class CameraHealth:
         refused: frames that came and may not be judged, by check.
         reconnects: times it came back.
         losses: times it was lost, by kind: closed (does not open), silent, ended, failed, frozen.
+        stamps: frames that came, by whose clock says when they were taken, words of `stamps.BY`.
+        stamped: of the last picture, such a word; "" before the first.
         hanging: sessions given up whose driver has not come back; at `HANGING` nothing is opened any more.
         cause: why it was lost last; kept after it came back.
     """
@@ -60,6 +62,8 @@ class CameraHealth:
     refused: dict[str, int]
     reconnects: int
     losses: dict[str, int]
+    stamps: dict[str, int]
+    stamped: str
     hanging: int
     cause: str | None
 
@@ -103,6 +107,8 @@ class WatchedCamera(Closing):
         self._refused: Counter[str] = Counter()
         self._triggers: deque[int] = deque(maxlen=TRIGGERS)
         self._losses: Counter[str] = Counter()
+        self._stamps: Counter[str] = Counter()
+        self._stamped = ""
         self._reconnects = 0
         self._closing = False
         self._sessions: list[_Session] = []  # the current one, and those given up that are not done
@@ -184,6 +190,8 @@ class WatchedCamera(Closing):
                 refused=dict(self._refused),
                 reconnects=self._reconnects,
                 losses=dict(self._losses),
+                stamps=dict(self._stamps),
+                stamped=self._stamped,
                 hanging=self._hanging(),
                 cause=self._cause or None,
             )
@@ -307,6 +315,7 @@ class WatchedCamera(Closing):
             if session.over:
                 self._backlog.lose(LATE)
                 return
+            self._stamps[frame.stamped] += 1
             refusal = self._checks.look(frame)
             self._backlog.put(self._judged(frame, refusal))
             if refusal is not None and refusal.check == "frozen":
@@ -314,7 +323,7 @@ class WatchedCamera(Closing):
             elif frame.frame_bgr is not None:
                 session.heard_ns = self._clock.now_ns()
                 session.first_ns = session.first_ns or session.heard_ns
-                self._picture_ns = frame.taken_ns
+                self._picture_ns, self._stamped = frame.taken_ns, frame.stamped
                 self._reconnects += self._state == "lost"
                 self._state = "live"
             self._changed.notify_all()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diagline.verdict import State, Verdict
+from edge_runtime.camera.stamps import DOUBTED, WORDS
 from edge_runtime.dashboard.view import LIVE, STARTING, ArchiveState, CameraState, OutputState, Snapshot
 
 IDLE_S = 10.0
@@ -118,7 +119,10 @@ def _camera_words(camera: CameraState) -> str:
 def _camera(camera: CameraState) -> Light:
     if camera.state == LIVE:
         age_s = camera.frame_age_s
-        return Light("Camera", GOOD, "live" if age_s is None or age_s < 1 else f"live, last frame {span(age_s)} ago")
+        words = "live" if age_s is None or age_s < 1 else f"live, last frame {span(age_s)} ago"
+        if camera.stamped in DOUBTED:
+            words += f"; {WORDS[camera.stamped]}"
+        return Light("Camera", GOOD, words)
     if camera.state == STARTING:
         return Light("Camera", WAIT, _camera_words(camera), "Wait until it is live; parts are rejected until then.")
     advice = "Look at its cable and power. The box takes it up again by itself; parts are rejected until then."
@@ -138,7 +142,8 @@ def _gate(snapshot: Snapshot) -> Light:
         return Light("Gate", OFF, "none")
     if gate.cause is None:
         return Light("Gate", GOOD, gate.state)
-    advice = "Every part is rejected. Mend what it names, then sign in and acknowledge."
+    advice = "Every part is rejected. Mend what it names"
+    advice += ", then sign in and acknowledge." if gate.waits else "; the gate works again when that is over."
     return Light("Gate", BAD, f"{gate.state}: {gate.cause}", advice)
 
 

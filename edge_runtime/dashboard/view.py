@@ -32,6 +32,8 @@ class CameraState:
         refused: frames that came and may not be judged (black, frozen, ...).
         reconnects: times it came back.
         cause: why it is not live; ignored while it is.
+        stamps: frames that came, by whose clock says when they were taken (`camera.stamps.BY`).
+        stamped: of the last picture, such a word; "" before the first.
     """
 
     state: str
@@ -41,14 +43,23 @@ class CameraState:
     refused: int = 0
     reconnects: int = 0
     cause: str | None = None
+    stamps: dict[str, int] = field(default_factory=dict)
+    stamped: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class GateState:
-    """The gate: what it does, in a word or two, and why it holds everything back; None where it does not."""
+    """The gate.
+
+    Attributes:
+        state: what it does, in a word or two.
+        cause: why it holds everything back; None where it does not.
+        waits: for somebody to acknowledge a fault.
+    """
 
     state: str
     cause: str | None = None
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +260,7 @@ def example(**fields: Any) -> Snapshot:
         deadline_s=0.06,
         oldest_open_s=None,
         fault=None,
-        camera=CameraState(LIVE, 0.03, 4840, 8, 3, 1),
+        camera=CameraState(LIVE, 0.03, 4840, 8, 3, 1, stamps={"camera": 4836, "none": 4}, stamped="camera"),
         recent=(judged("tile-004832"), judged("tile-004831", age_s=2), rejects[0]),
         rejects=rejects,
         causes={"late": 2, "picture": 5},

@@ -2,7 +2,7 @@
 
 A plant adds its own by writing these three. Outputs run behind a spool on disk (`spool.py`), on a
 thread of their own, so that a slow or dead one never slows the loop. Leaves out: the gate, which
-must not wait in a queue (`edge_runtime/gate.py`).
+must not wait in a queue (`edge_runtime/gate/gate.py`).
 """
 
 from __future__ import annotations

@@ -25,8 +25,10 @@ from edge_runtime.outputs.spool_disk import KINDS, Row, SpoolFile
 NO_ROOM, DISK_REFUSES, REFUSED, UNREADABLE, CLOSED = "no room", "disk refuses", "refused", "unreadable", "closed"
 """Why a record was dropped: over the budget; neither disk nor memory took it; the output will not; it went bad
 on the disk; it came after `close`."""
-TAIL = 1000
-"""Records kept in memory while the disk takes none."""
+TAIL, TAIL_BYTES = 1000, 4_000_000
+"""Records, and bytes of them, kept in memory while the disk takes none."""
+JOURNAL_BYTES = 16_000_000
+"""A longer journal is made to begin anew. It does so by itself where the disk syncs faster than records come."""
 FLUSH = 50
 """Records of the tail that are written in one step; `put` may wait for one step."""
 RETRY_S, RETRY_LONGEST_S, SYNC_S = 0.5, 30.0, 1.0
@@ -134,7 +136,7 @@ class Spool:
         self._last_error = f"{self._disk.path}: damaged; put aside as {damaged.name}" if damaged else None
         self._disk_error: str | None = None
         self._arrived: bool | None = None
-        self._stopping = self._closed = False
+        self._stopping = self._closed = self._holding = False
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=work, name=f"{what} {output.name}", daemon=True)
@@ -162,21 +164,40 @@ class Spool:
             self._tail.append(Row(self._seq, kind, self._now_s(), line))
             if len(self._tail) == 1:  # else the disk refuses, and `_sync_all` tries it again
                 self._flush()
-            if len(self._tail) > TAIL:
-                self._shorten_tail()
+            while len(self._tail) > TAIL or sum(len(row.line) for row in self._tail) > TAIL_BYTES:
+                if not self._shorten_tail():
+                    break
             self._changed.notify_all()
 
     def sync(self) -> None:
         """Bring to the disk what was put; what a full disk refused is tried again."""
+        self._flush_all()
+        try:
+            if self._disk.sync() > JOURNAL_BYTES:
+                self._begin_journal()
+        except sqlite3.Error as error:
+            with self._changed:
+                self._disk_error = None if self._closed else str(error)
+
+    def _begin_journal(self) -> None:
+        """Sync while nothing is written, so that the next record begins the journal anew; it waits in memory till then.
+
+        A sync that is always overtaken by another record never empties the journal. Raises sqlite3.Error.
+        """
+        with self._changed:
+            self._holding = True
+        try:
+            self._disk.sync()
+        finally:
+            with self._changed:
+                self._holding = False
+            self._flush_all()
+
+    def _flush_all(self) -> None:
         flushed = True
         while flushed:
             with self._changed:
                 flushed = bool(self._tail) and not self._closed and self._flush()
-        try:
-            self._disk.sync()
-        except sqlite3.Error as error:
-            with self._changed:
-                self._disk_error = None if self._closed else str(error)
 
     def health(self) -> SpoolHealth:
         """How the output is doing."""
@@ -224,6 +245,8 @@ class Spool:
     # Below here, with the lock held unless said otherwise.
 
     def _flush(self) -> bool:
+        if self._holding:
+            return False
         rows = self._tail[:FLUSH]
         try:
             self._disk.append(rows)
@@ -237,11 +260,14 @@ class Spool:
             return False
         return True
 
-    def _shorten_tail(self) -> None:
+    def _shorten_tail(self) -> bool:
         spare = [row for row in self._tail if row.seq != self._under_way]
-        row = next((row for row in spare if row.kind == "diagnostic"), spare[0])
+        row = next((row for row in spare if row.kind == "diagnostic"), next(iter(spare), None))
+        if row is None:
+            return False
         self._tail.remove(row)
         self._drop(row, DISK_REFUSES)
+        return True
 
     def _drop(self, row: Row, cause: str) -> None:
         self._dropped[row.kind, cause] += 1
@@ -259,7 +285,8 @@ class Spool:
         self._done, self._under_way = row.seq, 0
         self._tail = [left for left in self._tail if left.seq > row.seq]
         try:
-            self._disk.done(row.seq)
+            if not self._holding:  # the next call makes up for it
+                self._disk.done(row.seq)
         except sqlite3.Error as error:
             self._disk_error = str(error)
 

@@ -167,9 +167,14 @@ class SpoolFile:
         self.count[kind] -= len(rows)
         return [Row(seq, kind, 0.0, b"") for (seq,) in rows]
 
-    def sync(self) -> None:
-        """Bring what was appended so far to the disk; may wait for it. Raises sqlite3.Error."""
-        self._syncing.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    def sync(self) -> int:
+        """Bring what was appended so far to the disk; may wait for it. Raises sqlite3.Error.
+
+        Returns:
+            Bytes of the journal; it begins anew with the next record where none came meanwhile.
+        """
+        _, pages, _ = self._syncing.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        return int(pages) * PAGE_BYTES
 
     def close(self) -> None:
         """Let go of the file; what is in it stays."""

@@ -21,8 +21,8 @@ from edge_runtime.outputs.base import Record
 from edge_runtime.outputs.settings import check_name, check_one_place, read_secret, tls_context
 from edge_runtime.outputs.spool import RefusedError
 
-AGAIN = (408, 429)
-"""The answers of 4xx that blame the moment, not the record."""
+REFUSES = (400, 413, 422)
+"""Answers about one record. Others (a token not taken, a receiver that is not well) are about all, and pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Webhook:
         """Post one record; returns at the head of a 2xx answer.
 
         Raises:
-            RefusedError: 4xx, for this record.
+            RefusedError: the receiver takes all but this record.
             OutputError: it did not arrive.
         """
         request = urllib.request.Request(self._config.url, json.dumps(record).encode(), self._headers, method="POST")
@@ -102,7 +102,7 @@ class Webhook:
             return
         if 300 <= code < 400:
             raise OutputError(f"{self._where}: answered {code}, a redirect; put the address it leads to into url")
-        if 400 <= code < 500 and code not in AGAIN:
+        if code in REFUSES:
             raise RefusedError(f"{self._where}: answered {code}; the record is dropped; expected 2xx")
         raise OutputError(f"{self._where}: answered {code}; expected 2xx")
 

@@ -98,7 +98,6 @@ class ModbusServer:
         config: ModbusConfig,
         on_trigger: Callable[[Trigger], None],
         on_overrun: Callable[[Trigger], None] = lambda trigger: None,
-        position: Callable[[], int | None] = lambda: None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         """Listen.
@@ -106,14 +105,13 @@ class ModbusServer:
         Args:
             on_trigger: a part stands before the camera; must return at once. Its verdict goes to `deliver`.
             on_overrun: a part stood there that is not taken, for the gate to know; must return at once.
-            position: encoder count now.
 
         Raises:
             OutputError: the address cannot be listened on.
             MissingExtraError: pymodbus is not installed.
         """
         require("pymodbus", "edge")
-        self._config, self._clock, self._position = config, clock, position
+        self._config, self._clock = config, clock
         self._on_trigger, self._on_overrun = on_trigger, on_overrun
         self._lock = threading.Lock()
         self._handshake = Handshake(round(config.timeout_ms * MS))
@@ -182,7 +180,7 @@ class ModbusServer:
         if taken or overrun:  # outside the lock, for whoever is called may deliver at once
             try:
                 tell = self._on_trigger if taken else self._on_overrun
-                tell(Trigger(name, now_ns, at_utc, self._position()))
+                tell(Trigger(name, now_ns, at_utc))
             except Exception:
                 self._callback_errors += 1  # no verdict will come: the cycle ends as NG in time
         return signals, plc_silent

@@ -10,7 +10,9 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,12 @@ from numpy.typing import NDArray
 from diagline import files
 from diagline.errors import ConfigError, OutputError
 from diagline.verdict import State, Verdict
-from edge_runtime import archive_images, archive_writer
-from edge_runtime.archive import Archive, Origin
-from edge_runtime.archive_config import ArchiveConfig
-from edge_runtime.archive_db import FILE, Head, Kind, Trail
-from edge_runtime.archive_read import Reader, Row
+from edge_runtime.archive import images as archive_images
+from edge_runtime.archive import writer as archive_writer
+from edge_runtime.archive.config import ArchiveConfig
+from edge_runtime.archive.database import FILE, Head, Kind, Trail
+from edge_runtime.archive.reader import Reader, Row
+from edge_runtime.archive.store import Archive, Origin
 
 WAIT_S = 30.0
 UTC = "2026-03-04T05:06:07.000008+00:00"
@@ -332,6 +335,36 @@ def test_frames_give_way_first_then_events_and_verdicts_last_and_the_trail_tells
     assert reader.verify().fault is None and archive.health().queue == 0
 
 
+def test_text_that_waits_is_bounded_in_bytes_too(
+    make_archive: Callable[..., Archive], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Gate(monkeypatch)
+    archive = make_archive(queue_row_bytes=2**15)
+    assert disk.reached.wait(WAIT_S)
+    long = replace(verdict("long", State.NO_DECISION), cause="x" * 2**14)
+    assert archive.put(long) and not archive.put(long)
+    assert not archive.event(Kind.GATE, {"why": "x" * 2**10})
+    assert archive.health().lost == {"verdict: the queue is full": 1, "event: the queue is full": 1}
+    disk.open.set()
+    assert archive.flush(WAIT_S) and archive.put(long) and archive.flush(WAIT_S)
+
+
+def test_a_part_of_a_picture_waits_without_the_rest_of_it(
+    make_archive: Callable[..., Archive], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Gate(monkeypatch)
+    archive = make_archive()
+    assert disk.reached.wait(WAIT_S)
+    whole = noise(shape=(64, 64, 3))
+    gone = weakref.ref(whole)
+    assert archive.put(verdict("0", State.REJECT), whole[8:24, 8:24])
+    kept = archive._queue[-1].frame_bgr
+    assert kept is not None and np.array_equal(kept, whole[8:24, 8:24])
+    del whole
+    assert gone() is None
+    disk.open.set()
+
+
 def test_frames_that_were_written_make_room_for_others(
     make_archive: Callable[..., Archive], read: Callable[[], Reader]
 ) -> None:
@@ -445,10 +478,11 @@ def test_a_config_that_cannot_be_meant_is_refused(wrong: dict[str, Any]) -> None
 
 CRASH = """
 import os, signal, sys
+from dataclasses import replace
 from pathlib import Path
-from edge_runtime import archive_writer
-from edge_runtime.archive import Archive
-from edge_runtime.archive_config import ArchiveConfig
+from edge_runtime.archive import writer as archive_writer
+from edge_runtime.archive.store import Archive
+from edge_runtime.archive.config import ArchiveConfig
 from diagline import files
 from diagline.verdict import State
 from test_archive import FAST, noise, verdict
@@ -532,9 +566,10 @@ def test_sigkill_before_any_operation_loses_nothing_acknowledged(tmp_path: Path)
 
 FLOOD = """
 import sys
+from dataclasses import replace
 from pathlib import Path
-from edge_runtime.archive import Archive
-from edge_runtime.archive_config import ArchiveConfig
+from edge_runtime.archive.store import Archive
+from edge_runtime.archive.config import ArchiveConfig
 from test_archive import FAST, verdict
 archive = Archive(Path(sys.argv[1]), ArchiveConfig(**FAST))
 number = 0

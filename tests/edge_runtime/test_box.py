@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from diagline.errors import BundleError
 from diagline.verdict import State
 from edge_runtime.box import Box, Region
 from edge_runtime.camera import Frame
-from edge_runtime.engines import FakeEngine
+from edge_runtime.engines.engine import FakeEngine
 from edge_runtime.ledger import Decision
 from edge_runtime.loop import Inspector, open_inspector
 from edge_runtime.trigger import Trigger
@@ -108,6 +109,30 @@ def test_an_engine_that_hangs_costs_no_decision_in_time_for_every_part_and_never
     release.set()
     box.close()
     assert len(heard.decisions) == 3 and box.health().tally.late == 3
+
+
+def test_parts_that_were_given_up_leave_no_frame_behind_while_an_inspection_hangs(
+    made: Callable[..., tuple[Box, Heard]], bundle: Bundle, make_frame: MakeFrame
+) -> None:
+    release, pictures = threading.Event(), []
+
+    def hang() -> Frame:
+        release.wait()
+        return make_frame(10)
+
+    box, heard = made(Camera({"first": hang}), open_inspector(bundle, "onnx_fp32"), deadline_ms=30.0, most_open=4)
+    box.pull(trigger("first"))
+    heard.wait(1)
+    for number in range(40):
+        frame = make_frame(10, number)
+        pictures.append(weakref.ref(frame.frame_bgr))
+        box.pull(trigger(frame.part_id), frame)
+    del frame
+    found = heard.wait(41)
+    heard.decisions.clear()
+    del found
+    assert sum(picture() is not None for picture in pictures) == 0
+    release.set()
 
 
 @pytest.mark.parametrize("wrong", ["raises", "no picture"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,15 @@ from numpy.typing import NDArray
 from diagline import signing
 from diagline.bundle import Bundle
 from diagline.errors import CameraError, ConfigError
-from edge_runtime import doctor_line, doctor_machine, golden_apart
+from diagline.samples import write_image
+from edge_runtime.camera.checks import ChecksConfig
 from edge_runtime.camera.frames import Frame, stamp
-from edge_runtime.doctor import Finding, Grade, Probe, doubtful, examine, raised, to_json, well, worst, wrong
-from edge_runtime.golden_apart import fault_apart
+from edge_runtime.camera.stamps import WORDS
+from edge_runtime.doctor import line as doctor_line
+from edge_runtime.doctor import machine as doctor_machine
+from edge_runtime.doctor.probes import Finding, Grade, Probe, doubtful, examine, raised, to_json, well, worst, wrong
+from edge_runtime.engines import golden_apart
+from edge_runtime.engines.golden_apart import fault_apart
 
 
 def grades(findings: Iterable[Finding]) -> list[str]:
@@ -232,8 +238,14 @@ def test_the_slowest_of_a_hundred_writes_counts() -> None:
 # The camera.
 
 
+def checked(level: int, width_px: int) -> NDArray[np.uint8]:
+    """A chessboard around a brightness: it shows something."""
+    rows, columns = np.indices((8, width_px))
+    return np.repeat(np.where((rows + columns) % 2, level + 8, max(level - 8, 0))[:, :, None], 3, 2).astype(np.uint8)
+
+
 def shot(level: int, number: int = 0, noise: bool = True, cause: str | None = None) -> Frame:
-    image = np.full((8, 12, 3), level, np.uint8)
+    image = checked(level, 12)
     image[0, 0] += np.uint8(number if noise else 0)
     return Frame(None if cause else image, number, *stamp(), cause=cause)
 
@@ -243,7 +255,10 @@ def shot(level: int, number: int = 0, noise: bool = True, cause: str | None = No
     [
         ([shot(100, n) for n in range(5)], "well", "5 frames of 12x8"),
         ([shot(2, n) for n in range(5)], "wrong", "black"),
-        ([shot(100, n, noise=False) for n in range(5)], "wrong", "frozen"),
+        ([shot(100, n, noise=False) for n in range(7)], "wrong", "frozen"),
+        ([shot(100, n, noise=False) for n in range(3)], "well", "3 frames"),  # as a box bears it
+        ([Frame(np.full((8, 12, 3), 90, np.uint8), 0, *stamp())], "wrong", "flat"),
+        ([shot(100, 0), shot(2, 1), shot(100, 2)], "doubtful", "1 a box refuses: black"),
         ([shot(100)], "well", "1 frames"),
         ([], "wrong", "no frame"),
         ([shot(0, cause="no frame within 5 s")], "wrong", "no frame within 5 s"),
@@ -255,15 +270,32 @@ def test_a_camera_that_shows_nothing_or_never_changes_is_wrong(frames: list[Fram
     assert found.grade == grade and said in found.found
 
 
+def test_a_camera_is_held_to_the_checks_of_its_box() -> None:
+    frames = [shot(100, n, noise=False) for n in range(7)]
+    assert doctor_line.frames_finding(frames, 0, ChecksConfig(off=("frozen",))).grade == "well"
+    assert doctor_line.frames_finding(frames, 0, ChecksConfig(contrast=50)).grade == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("by", "grade"), [("camera", "well"), ("none", "well"), ("future", "doubtful"), ("far", "doubtful")]
+)
+def test_a_camera_says_whose_clock_stamps_its_frames(by: str, grade: str) -> None:
+    found = doctor_line.frames_finding([replace(shot(100, number), stamped=by) for number in range(5)])
+    assert found.grade == grade and WORDS[by] in found.found
+
+
 def test_the_rate_counts_frames_that_nobody_took() -> None:
     frames = [Frame(shot(100, n).frame_bgr, n, "", n * 100_000_000) for n in range(11)]
     assert "10.0 a second, brightness 100" in doctor_line.frames_finding(frames).found
     assert "30.0 a second" in doctor_line.frames_finding(frames, dropped=20).found
 
 
-def test_a_folder_is_looked_at_as_a_camera_is_and_one_that_does_not_open_says_why(picture_folder: Path) -> None:
-    found = one(doctor_line.camera(str(picture_folder)))
-    assert found.grade == "doubtful" and "4 frames of 30x20" in found.found and "1 without a picture" in found.found
+def test_a_folder_is_looked_at_as_a_camera_is_and_one_that_does_not_open_says_why(tmp_path: Path) -> None:
+    for number in range(4):
+        write_image(tmp_path / f"{number}.png", checked(90 + number, 12))
+    (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:-30])
+    found = one(doctor_line.camera(str(tmp_path)))
+    assert found.grade == "doubtful" and "3 frames of 12x8" in found.found and "1 without a picture" in found.found
     (probe,) = (probe for probe in doctor_line.probes(source="rtsp://me:secret@127.0.0.1:1/x", timeout_s=2.0)
                 if probe.what == "camera")  # fmt: skip
     found = one(examine([probe]))
@@ -358,8 +390,6 @@ def test_an_address_is_host_and_port_and_nothing_else(text: str, expected: tuple
 
 
 def test_frames_of_other_sizes_are_doubtful() -> None:
-    def image(width: int) -> NDArray[np.uint8]:
-        return np.full((8, width, 3), 90, np.uint8)
-
-    frames = [Frame(image(10 + n), n, *stamp()) for n in range(2)]
-    assert doctor_line.frames_finding(frames).grade == "doubtful"
+    frames = [Frame(checked(90, 10 + n), n, *stamp()) for n in range(2)]
+    found = doctor_line.frames_finding(frames)
+    assert found.grade == "doubtful" and "wrong size: 11x8; expected 10x8" in found.found

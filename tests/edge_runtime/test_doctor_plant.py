@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.doctor import Finding
-from edge_runtime.doctor_line import Address, modbus_plc, mqtt_broker
+from edge_runtime.doctor.line import Address, modbus_plc, mqtt_broker
+from edge_runtime.doctor.probes import Finding
 
 pytest.importorskip("paho.mqtt.client")
 pytest.importorskip("pymodbus.server")

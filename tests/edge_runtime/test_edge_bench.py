@@ -16,11 +16,11 @@ from diagline import bundle as bundles
 from diagline.bundle import Bundle
 from diagline.errors import BundleError, DatasetError
 from diagline.samples import Sample, SampleSet, write_image
-from edge_runtime import bench as room
-from edge_runtime.bench import MIN_FRAMES, STAGES, BenchResult, Latency, bench, fastest, record_fastest, to_json
-from edge_runtime.bench_accuracy import Accuracy, check, pictures_of
-from edge_runtime.bench_table import to_cells, to_table
-from edge_runtime.engines import OPENVINO_BF16
+from edge_runtime.bench import measure as room
+from edge_runtime.bench.accuracy import Accuracy, check, pictures_of
+from edge_runtime.bench.measure import MIN_FRAMES, STAGES, BenchResult, Latency, bench, fastest, record_fastest, to_json
+from edge_runtime.bench.table import to_cells, to_table
+from edge_runtime.engines.engine import OPENVINO_BF16
 
 
 @pytest.fixture(scope="module")

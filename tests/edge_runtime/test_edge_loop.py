@@ -17,7 +17,7 @@ from diagline.errors import BundleError, CameraError
 from diagline.verdict import State, Verdict
 from edge_runtime.camera import Frame, open_camera
 from edge_runtime.camera.frames import Closing, stamp
-from edge_runtime.engines import FakeEngine
+from edge_runtime.engines.engine import FakeEngine
 from edge_runtime.loop import WARM_UP, Inspector, open_inspector, run, sinks
 
 ALL = ("onnx_fp32", "onnx_int8", "tflite_int8")

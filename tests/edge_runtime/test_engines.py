@@ -18,13 +18,14 @@ from diagline.bundle import Bundle, Format
 from diagline.errors import BundleError, ConfigError, MissingExtraError
 from diagline.preprocess import InputContract
 from diagline.record import cpu_flags
-from edge_runtime import engines
-from edge_runtime.engines import BF16_FLAGS, Engine, engines_of, missing, open_engine, shift_to_i8
+from edge_runtime.engines import choice
+from edge_runtime.engines.choice import BF16_FLAGS, engines_of, missing, open_engine
+from edge_runtime.engines.engine import OPENVINO_BF16, Engine, shift_to_i8
 from edge_runtime.selftest import self_test
 
 FILE = {"onnx_fp32": "model.fp32.onnx", "onnx_int8": "model.int8.onnx", "tflite_int8": "model.int8.tflite"}
 ALL = tuple(FILE)
-RUNS = [(name, engine) for name in ALL for engine in engines_of(name) if engine != engines.OPENVINO_BF16]
+RUNS = [(name, engine) for name in ALL for engine in engines_of(name) if engine != OPENVINO_BF16]
 LIBRARY = {"onnxruntime": "onnxruntime", "litert": "ai_edge_litert", "openvino": "openvino"}
 
 
@@ -127,13 +128,13 @@ def test_a_pairing_that_cannot_run_is_refused(name: str, engine: str | None, for
         open_engine(Path("x"), name, next(iter(formats.values())), InputContract(16, 16), engine, 1)
 
 
-@pytest.mark.parametrize("asked", [*RUNS, ("onnx_fp32", engines.OPENVINO_BF16)], ids=lambda pair: "-".join(pair))
+@pytest.mark.parametrize("asked", [*RUNS, ("onnx_fp32", OPENVINO_BF16)], ids=lambda pair: "-".join(pair))
 def test_a_missing_engine_names_the_extra(
     asked: tuple[str, str], bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("onnxruntime", "ai_edge_litert", "ai_edge_litert.interpreter", "openvino"):
         monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr(engines, "cpu_flags", lambda: BF16_FLAGS)
+    monkeypatch.setattr(choice, "cpu_flags", lambda: BF16_FLAGS)
     extra = "openvino" if asked[1].startswith("openvino") else "edge"
     with pytest.raises(MissingExtraError, match=rf"diagline\[{extra}\]"):
         opened(bundle, asked)
@@ -141,11 +142,11 @@ def test_a_missing_engine_names_the_extra(
 
 
 def test_bf16_is_refused_where_the_processor_has_none(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "cpu_flags", lambda: frozenset({"avx2"}))
-    monkeypatch.setattr(engines, "require", lambda *_: None)
+    monkeypatch.setattr(choice, "cpu_flags", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr(choice, "require", lambda *_: None)
     with pytest.raises(ConfigError, match="this processor has no bf16"):
-        opened(bundle, ("onnx_fp32", engines.OPENVINO_BF16))
-    assert missing(engines.OPENVINO_BF16) == "this processor has no bf16" and missing("openvino") is None
+        opened(bundle, ("onnx_fp32", OPENVINO_BF16))
+    assert missing(OPENVINO_BF16) == "this processor has no bf16" and missing("openvino") is None
 
 
 def test_an_engine_of_a_later_diagline_is_missing_here() -> None:
@@ -154,7 +155,7 @@ def test_an_engine_of_a_later_diagline_is_missing_here() -> None:
 
 def test_bf16_runs_within_what_its_self_test_allows(bundle: Bundle) -> None:
     bf16()
-    assert self_test(bundle, "onnx_fp32", opened(bundle, ("onnx_fp32", engines.OPENVINO_BF16))).fault is None
+    assert self_test(bundle, "onnx_fp32", opened(bundle, ("onnx_fp32", OPENVINO_BF16))).fault is None
 
 
 def test_an_engine_says_what_it_computes_in(pair: tuple[str, str], bundle: Bundle) -> None:
@@ -169,7 +170,7 @@ from pathlib import Path
 bundle, name, engine, *others = sys.argv[1:]
 sys.modules.update(dict.fromkeys(others))  # as if they were not installed
 from diagline import bundle as bundles
-from edge_runtime import bench
+from edge_runtime.bench import measure as bench
 from edge_runtime.camera import open_camera
 from edge_runtime.loop import open_inspector, run
 read = bundles.read(Path(bundle))

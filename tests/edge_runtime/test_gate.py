@@ -10,10 +10,10 @@ import pytest
 
 from diagline.errors import ConfigError
 from diagline.verdict import State
-from edge_runtime.gate import INBOX_MAX, MS, Did, Gate
-from edge_runtime.gate_config import GateConfig
-from edge_runtime.gate_driver import GateDriver, SimulatedActuator
-from edge_runtime.gate_simulator import Conveyor, Faults, Outcome, Part, verdict
+from edge_runtime.gate.config import GateConfig
+from edge_runtime.gate.driver import GateDriver, SimulatedActuator
+from edge_runtime.gate.gate import INBOX_MAX, MS, Did, Gate
+from edge_runtime.gate.simulator import Conveyor, Faults, Outcome, Part, verdict
 from edge_runtime.trigger import Trigger
 
 DELAY = GateConfig(delay_ms=300, open_ms=30, heartbeat_ms=20, gap_ms=20, step_ms=1)
@@ -287,6 +287,41 @@ def test_by_encoder_a_trigger_without_a_position_rejects_everything_on_the_way()
     gate.expect(Trigger("p0", 1000 * MS, ""))
     gate.step(1001 * MS, 1001)
     assert gate.counts["rejected"] == 1 and "without an encoder position" in str(gate.fault)
+
+
+def test_with_a_latch_a_fault_holds_the_gate_until_it_is_acknowledged():
+    gate = gate_at(replace(DELAY, latch=True), 1000 * MS)
+    gate.fail("a trigger was lost")
+    gone_ms = 1000 + round(DELAY.delay_ms + DELAY.open_ms) + 2
+    for ms in range(1000, gone_ms, 10):
+        gate.beat(ms * MS)
+        gate.step(ms * MS)
+    assert gate.waits and str(gate.fault) == "a trigger was lost, not acknowledged"
+    assert gate.acknowledge() == "a trigger was lost"
+    gate.beat(gone_ms * MS)
+    events = gate.step(gone_ms * MS).events
+    assert gate.fault is None and not gate.waits and [event.why for event in events] == ["acknowledged"]
+    assert gate.acknowledge() is None
+
+
+def test_a_fault_whose_cause_stands_is_not_acknowledged_away():
+    gate = gate_at(replace(ENCODER, latch=True), 1000 * MS, 1000)
+    gate.step(1001 * MS, None)
+    assert gate.acknowledge() == "the encoder does not answer"
+    gate.step(1002 * MS, None)
+    assert gate.waits and gate.fault is not None
+
+
+def test_with_a_latch_a_loop_that_beats_again_waits_to_be_acknowledged():
+    gate = gate_at(replace(DELAY, latch=True), 1000 * MS)
+    assert not gate.waits  # a box that starts waits for nobody
+    late_ms = 1000 + round(DELAY.heartbeat_ms) + 1
+    for ms in range(1000, late_ms + 1, round(DELAY.step_ms)):
+        gate.step(ms * MS)
+    gate.step(late_ms * MS)
+    gate.beat(late_ms * MS)
+    gate.step(late_ms * MS)
+    assert gate.waits and str(gate.fault).startswith("no heartbeat of the loop")
 
 
 def test_a_trigger_from_before_the_encoder_jumped_is_not_put_where_it_counts_now():

@@ -16,13 +16,13 @@ from diagline import bundle as bundles
 from diagline import signing
 from diagline.bundle import Bundle
 from diagline.errors import BundleError, ConfigError, OutputError
-from edge_runtime import install as room
-from edge_runtime import recorded
-from edge_runtime import unit as units
+from edge_runtime.bench import recorded
+from edge_runtime.bench.recorded import engine_file, record_engine, recorded_engine
 from edge_runtime.box_config import BoxConfig
-from edge_runtime.install import Step, install_steps, make_unit, read_box, take, uninstall_steps, writable
-from edge_runtime.recorded import engine_file, record_engine, recorded_engine
-from edge_runtime.unit import Unit, quoted, verify
+from edge_runtime.service import install as room
+from edge_runtime.service import unit as units
+from edge_runtime.service.install import Step, install_steps, make_unit, read_box, take, uninstall_steps, writable
+from edge_runtime.service.unit import Unit, quoted, verify
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 

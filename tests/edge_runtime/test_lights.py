@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from diagline.verdict import State
+from edge_runtime.camera.stamps import WORDS
 from edge_runtime.dashboard import lights
 from edge_runtime.dashboard.view import (
     ArchiveState,
@@ -50,6 +51,15 @@ def test_a_reject_says_its_reason() -> None:
     assert lights.reason(judged("p", None, "camera: gone")) == "camera: gone"
 
 
+def test_a_camera_whose_stamps_are_not_believed_says_so_and_is_live() -> None:
+    def camera(stamped: str) -> lights.Light:
+        state = CameraState("live", 0.1, stamped=stamped)
+        return next(light for light in lights.lights(example(camera=state)) if light.name == "Camera")
+
+    assert camera("camera").words == camera("none").words == "live"
+    assert (camera("future").state, camera("future").words) == (lights.GOOD, f"live; {WORDS['future']}")
+
+
 BROKEN: list[tuple[dict[str, Any], str, str]] = [
     ({"camera": CameraState("lost", cause="no picture within 5 s")}, "Camera", "no picture within 5 s"),
     ({"fault": "self-test failed on 2"}, "Self-test", "self-test failed on 2"),
@@ -66,6 +76,12 @@ def test_a_piece_that_fails_has_the_one_red_light_says_why_and_what_to_do(
     assert not [light for light in lights.lights(example()) if light.state != lights.GOOD or light.advice]
     (bad,) = [light for light in lights.lights(example(**fields)) if light.state == lights.BAD]
     assert bad.name == name and words in bad.words and bad.advice.endswith(".")
+
+
+def test_a_person_is_sent_to_acknowledge_where_that_is_what_the_gate_waits_for_alone() -> None:
+    for waits in (True, False):
+        (bad,) = [one for one in lights.lights(example(gate=GateState("held", "x", waits))) if one.state == lights.BAD]
+        assert ("acknowledge" in bad.advice) is waits
 
 
 def test_what_comes_soon_is_amber_and_what_a_box_lacks_is_off() -> None:

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from diagline.verdict import State
+from edge_runtime.camera.stamps import BY
 from edge_runtime.dashboard.view import ArchiveState, CameraState, GateState, OutputState, example
 from edge_runtime.ledger import Tally
 from edge_runtime.metrics import exposition
@@ -44,6 +45,12 @@ def test_causes_are_of_a_bounded_set_whatever_a_box_counts() -> None:
     found = scraped(causes={"late": 2, "camera": 1} | {f"frame {number}": 1 for number in range(50)})
     causes = {dict(labels)["cause"]: value for (name, labels), value in found.items() if "no_decision" in name}
     assert causes == dict.fromkeys(CAUSES, 0) | {"late": 2, "camera": 1, "other": 50}
+
+
+def test_frames_are_counted_by_the_clock_that_stamps_them() -> None:
+    found = scraped(camera=CameraState("live", stamps={"camera": 7, "future": 2}))
+    counted = {by: one(found, "camera_stamps_total", by=by) for by in BY}
+    assert counted == dict.fromkeys(BY, 0) | {"camera": 7, "future": 2}
 
 
 def test_buckets_add_up_to_their_count() -> None:

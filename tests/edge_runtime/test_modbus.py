@@ -17,7 +17,7 @@ import pytest
 
 from diagline.errors import ConfigError, OutputError
 from diagline.verdict import State, Verdict
-from edge_runtime.gate_simulator import verdict
+from edge_runtime.gate.simulator import verdict
 from edge_runtime.plc import registers
 from edge_runtime.plc.coil import CoilActuator, CoilConfig
 from edge_runtime.plc.handshake import Error, Handshake, Result
@@ -41,7 +41,6 @@ class Box:
             ModbusConfig(port=0, **config),
             lambda trigger: self.on_trigger(trigger),
             self.overruns.append,
-            lambda: 4711,
             lambda: self.now_ns,
         )
         self.plcs: list[Plc] = []
@@ -108,7 +107,7 @@ def test_whole_cycles_end_with_the_verdict_of_their_own_part(box, plc):
         plc.set(trigger=True)
         assert plc.bits() == {"busy"}
         trigger = box.triggers[-1]
-        assert len(box.triggers) == number and trigger.at_ns == box.now_ns and trigger.position == 4711
+        assert len(box.triggers) == number and trigger.at_ns == box.now_ns
         box.server.deliver(verdict("of another trigger", State.REJECT))
         assert plc.bits() == {"busy"}
         box.server.deliver(verdict(trigger.part_id, state))

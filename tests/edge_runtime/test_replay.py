@@ -16,11 +16,11 @@ from diagline.bundle import Bundle
 from diagline.errors import MissingExtraError
 from diagline.verdict import State, Verdict
 from edge_runtime import loop
-from edge_runtime.archive import Archive, Origin
-from edge_runtime.archive_config import ArchiveConfig
-from edge_runtime.archive_read import Reader
+from edge_runtime.archive.config import ArchiveConfig
+from edge_runtime.archive.reader import Reader
+from edge_runtime.archive.replay import Replay, replay
+from edge_runtime.archive.store import Archive, Origin
 from edge_runtime.camera.frames import Frame, stamp
-from edge_runtime.replay import Replay, replay
 
 ENGINES = {"onnx_fp32": "onnxruntime", "onnx_int8": "onnxruntime", "tflite_int8": "litert"}
 

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from diagline.verdict import State, Verdict
-from edge_runtime import archive_writer, retention
-from edge_runtime.archive import Archive
-from edge_runtime.archive_config import ArchiveConfig
-from edge_runtime.archive_db import FILE, LOCK, Kept, Kind
-from edge_runtime.archive_read import Reader
+from edge_runtime.archive import retention
+from edge_runtime.archive import writer as archive_writer
+from edge_runtime.archive.config import ArchiveConfig
+from edge_runtime.archive.database import FILE, LOCK, Kept, Kind
+from edge_runtime.archive.reader import Reader
+from edge_runtime.archive.store import Archive
 
 WAIT_S = 30.0
 START = datetime.fromisoformat("2026-03-04T05:06:07.000008+00:00")
@@ -77,7 +78,7 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
 @pytest.fixture(scope="module")
 def size() -> int:
     """Bytes of one picture: all are the same."""
-    from edge_runtime.archive_images import encode
+    from edge_runtime.archive.images import encode
 
     return len(encode(FRAME, ArchiveConfig()).data)
 

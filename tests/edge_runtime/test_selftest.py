@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from diagline.bundle import Bundle
-from edge_runtime.engines import OPENVINO_BF16, FakeEngine
+from edge_runtime.engines.engine import OPENVINO_BF16, FakeEngine
 from edge_runtime.selftest import self_test
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime import service
-from edge_runtime.service import Watchdog, notify
+from edge_runtime.service import watchdog as service
+from edge_runtime.service.watchdog import Watchdog, notify
 
 
 @pytest.fixture(params=["path", "abstract"])

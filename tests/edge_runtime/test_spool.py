@@ -288,6 +288,48 @@ def test_memory_is_bounded_while_the_disk_is_full_and_diagnostics_go_first(
     assert peer.numbers == [0, *range(4, 13)]  # the one being sent stays
 
 
+def test_what_waits_in_memory_is_bounded_in_bytes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spools, "TAIL_BYTES", 5000)
+    peer = Peer()
+    peer.gate.clear()
+    with spool_on(peer, tmp_path) as spool, full_disk():
+        put(spool, range(1))
+        assert peer.entered.wait(WAIT_S)
+        put(spool, range(1, 11), size=1000)
+        health = spool.health()
+        assert health.in_memory == 5 and health.dropped == {("verdict", spools.DISK_REFUSES): 6}
+        peer.gate.set()
+        settled(spool)
+    assert peer.numbers == [0, *range(7, 11)]  # the one being sent stays
+
+
+def test_a_journal_that_syncs_never_empty_begins_anew_while_what_is_put_waits_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spools, "JOURNAL_BYTES", 20_000)
+    peer, seen = Peer(), []
+    peer.gate.clear()
+    with spool_on(peer, tmp_path, sync_s=60.0) as spool:
+        put(spool, range(50))
+        sync, journal = spool._disk.sync, tmp_path / "fake.spool-wal"
+
+        def slow() -> int:
+            """The disk has what was there at the beginning; meanwhile another record comes."""
+            done = sync()
+            before = journal.read_bytes()
+            put(spool, range(50 + len(seen), 51 + len(seen)))
+            seen.append((spool.health().in_memory, journal.read_bytes() == before))
+            return done
+
+        spool._disk.sync = slow  # type: ignore[method-assign]
+        spool.sync()
+        assert seen == [(0, False), (1, True)]  # the second time nothing was written
+        assert spool.health().in_memory == 0 and sync() < 20_000
+        peer.gate.set()
+        settled(spool)
+    assert peer.numbers == list(range(52))
+
+
 def test_after_a_sync_the_disk_alone_has_every_record_also_while_the_output_hangs(tmp_path: Path) -> None:
     peer = Peer()
     peer.gate.clear()
@@ -296,7 +338,7 @@ def test_after_a_sync_the_disk_alone_has_every_record_also_while_the_output_hang
     with spool_on(peer, tmp_path / "live", sync_s=0.01) as spool:
         done = threading.Semaphore(0)
         sync = spool._disk.sync
-        spool._disk.sync = lambda: (sync(), done.release())  # type: ignore[assignment, func-returns-value]
+        spool._disk.sync = lambda: (sync(), done.release())[0]  # type: ignore[method-assign, func-returns-value]
         put(spool, range(20))
         for _ in range(2):  # one may have been under way
             assert done.acquire(timeout=WAIT_S)

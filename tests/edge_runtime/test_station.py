@@ -11,17 +11,19 @@ from typing import Any
 
 import pytest
 
+from diagline import files
 from diagline.bundle import Bundle
 from diagline.errors import BundleError, CameraError, ConfigError
 from diagline.verdict import State
 from edge_runtime import box_config
-from edge_runtime.archive_db import Kind
-from edge_runtime.archive_read import Reader
+from edge_runtime.archive.database import Kind
+from edge_runtime.archive.reader import Reader
 from edge_runtime.box_config import BoxConfig, TriggerConfig
 from edge_runtime.camera import Frame
 from edge_runtime.challenge import challenge
-from edge_runtime.gate_config import GateConfig
-from edge_runtime.gate_driver import SimulatedActuator
+from edge_runtime.gate.config import GateConfig
+from edge_runtime.gate.driver import SimulatedActuator
+from edge_runtime.gate.encoder import EncoderConfig
 from edge_runtime.outputs.line_files import LineFilesConfig
 from edge_runtime.plc.modbus_server import ModbusConfig
 from edge_runtime.station import Station
@@ -41,6 +43,8 @@ class CameraHealth:
     cause: str | None = None
     dropped: tuple[()] | dict[str, int] = ()
     refused: tuple[()] | dict[str, int] = ()
+    stamps: tuple[()] | dict[str, int] = ()
+    stamped: str = ""
 
 
 class Camera:
@@ -61,7 +65,7 @@ class Camera:
         return self.frame
 
     def health(self) -> Any:
-        return CameraHealth(dropped={}, refused={})
+        return CameraHealth(dropped={}, refused={}, stamps={})
 
     def close(self) -> None:
         self.closed.set()
@@ -192,9 +196,53 @@ def test_an_unsigned_bundle_is_not_run_unless_the_config_says_so(config: BoxConf
 
 
 def test_a_box_that_cannot_open_everything_leaves_nothing_open(config: BoxConfig, opened: Callable[..., Line]) -> None:
-    with pytest.raises(ConfigError, match="reads no encoder"):
-        opened(replace(config, gate=GateConfig(by="encoder")))
+    by_encoder = replace(config, gate=GateConfig(by="encoder"), encoder=EncoderConfig(config.folder / "no-counter"))
+    with pytest.raises(ConfigError, match=r"no-counter.*expected a counter's file"):
+        opened(by_encoder)
     assert opened(config).part() is State.PASS  # the archive's lock was given back
+
+
+def test_by_encoder_the_gate_opens_where_the_part_is(
+    opened: Callable[..., Line], config: BoxConfig, tmp_path: Path
+) -> None:
+    counter = tmp_path / "count"
+    counter.write_text("5000\n")
+    gate = GateConfig(by="encoder", distance=100, open_counts=50, counts_per_s=1e9, gap_ms=5000.0, stall_ms=600_000.0)
+    line = opened(replace(config, gate=gate, encoder=EncoderConfig(counter)))
+    assert line.station.gate is not None
+    driver = line.station.gate
+
+    def belt(count: int) -> None:
+        files.write_text(counter, f"{count}\n")
+        steps = driver.health().stepped_ns
+        line.wait(lambda: driver.health().stepped_ns not in (None, steps))
+        steps = driver.health().stepped_ns
+        line.wait(lambda: driver.health().stepped_ns != steps)
+
+    line.wait(lambda: driver.gate.fault is None)
+    assert line.part() is State.PASS
+    belt(5090)
+    assert not line.actuator.is_open
+    belt(5110)
+    assert line.actuator.is_open
+    belt(5160)
+    assert not line.actuator.is_open and driver.health().counts["passed"] == 1
+    counter.unlink()  # the counter's driver is gone
+    line.wait(lambda: driver.gate.fault == "the encoder does not answer")
+    assert line.part() is State.PASS and not line.actuator.is_open
+
+
+def test_a_latched_fault_is_acknowledged_from_the_page(opened: Callable[..., Line], config: BoxConfig) -> None:
+    assert config.gate is not None
+    line = opened(replace(config, gate=replace(config.gate, latch=True)))
+    assert line.station.gate is not None
+    gate = line.station.gate.gate
+    assert line.view.acknowledge() == "nothing waits to be acknowledged"
+    gate.fail("a trigger was lost")
+    line.wait(lambda: str(gate.fault).endswith("not acknowledged"))
+    state = line.view.snapshot().gate
+    assert state is not None and state.waits and line.view.acknowledge() == "acknowledged: a trigger was lost"
+    line.wait(lambda: gate.fault is None)
 
 
 def test_a_plc_pulls_the_trigger_and_reads_the_verdict(opened: Callable[..., Line], config: BoxConfig) -> None:

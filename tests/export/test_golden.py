@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from diagline.bundle import Format
 from diagline.samples import Sample, SampleSet
-from edge_runtime.engines import FakeEngine
+from edge_runtime.engines.engine import FakeEngine
 from export.golden import LEAST_STEPS, SAFE_STEPS, GoldenSet, candidates, margins, select
 from export.parity import Parity
 

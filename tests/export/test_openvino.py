@@ -12,7 +12,8 @@ from small_students import lively, pictures
 from diagline.bundle import FORMATS, Format, HeatOutput
 from diagline.preprocess import InputContract
 from diagline.record import cpu_flags
-from edge_runtime.engines import BF16_FLAGS, OPENVINO_BF16, open_engine
+from edge_runtime.engines.choice import BF16_FLAGS, open_engine
+from edge_runtime.engines.engine import OPENVINO_BF16
 from export import quantise, to_onnx, to_tflite
 from training import student, student_spec
 

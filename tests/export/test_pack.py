@@ -20,7 +20,8 @@ from diagline.config import Config, DataConfig, ExportConfig, StudentConfig
 from diagline.errors import BundleError, DatasetError, DiaglineError, ExportError, TrainingError
 from diagline.preprocess import InputContract, preprocess
 from diagline.samples import Sample, SampleSet
-from edge_runtime.engines import Engine, FakeEngine, open_engine
+from edge_runtime.engines.choice import open_engine
+from edge_runtime.engines.engine import Engine, FakeEngine
 from edge_runtime.selftest import self_test
 from export import pack, trial
 from export.calibrate import METHODS

@@ -19,7 +19,8 @@ from diagline.bundle import FORMATS, Format, HeatOutput
 from diagline.errors import BundleError
 from diagline.heat import enlarge
 from diagline.preprocess import InputContract
-from edge_runtime.engines import Engine, open_engine
+from edge_runtime.engines.choice import open_engine
+from edge_runtime.engines.engine import Engine
 from export.quantise import QuantisedModel, Steps, quantise_onnx
 from export.to_keras import keras_twin
 from export.to_onnx import student_onnx

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import flatbuffers
 import int8_nets
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from int8_nets import NONE, RELU6, VALID, Net
 
-from diagline.errors import ExportError, FlashError
-from firmware_bridge import fixed_point, image, make, tflite_file, tflm
-from firmware_bridge.compile import Judgement, compile_tflite
+from diagline.errors import ExportError, FlashError, MissingExtraError
+from firmware_bridge import fixed_point, golden, image, make, tflite_file, tflm
+from firmware_bridge.compile import Judgement, Network, compile_tflite
 from firmware_bridge.image import Kind
 from training.student_spec import Block, Stem, StudentSpec
 
@@ -81,25 +86,58 @@ def test_a_last_softmax_is_left_off_and_said() -> None:
     assert tflm.micro(network)(image_u8)[0].shape == (3,)
 
 
-def test_a_channel_whose_weights_died_under_a_huge_bias_is_compiled_and_a_live_one_refused() -> None:
-    from ai_edge_litert import schema_py_generated as schema
-
-    net, x = small()
-    y = net.convolve(x, 8, activation=RELU6)
-    data = net.finish(net.connect(net.pool(y, "MEAN"), 1))
+def changed(data: bytes, name: bytes, change: Callable[[Any, Any], None]) -> bytes:
+    """A TFLite file with one tensor changed; `change` is given the tensor and its buffer."""
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))
-    tensors = model.subgraphs[0].tensors
-    bias = next(one for one in tensors if one.name == b"t1/b")
-    numbers = np.frombuffer(bytes(model.buffers[bias.buffer].data), np.int32).copy()
-    numbers[2] = -(2**30) - 5
-    model.buffers[bias.buffer].data = np.frombuffer(numbers.tobytes(), np.uint8)
-    import flatbuffers
-
+    tensor = next(one for one in model.subgraphs[0].tensors if one.name == name)
+    change(tensor, model.buffers[tensor.buffer])
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
-    network = compile_tflite(bytes(builder.Output()), ANY)
-    made = make.finish(network)  # TFLite Micro and the engine agree on the golden pictures
-    assert made.oracle == "tflite_micro"
+    return bytes(builder.Output())
+
+
+def two_layers() -> bytes:
+    net, x = small()
+    y = net.convolve(x, 8, activation=RELU6)
+    return net.finish(net.connect(net.pool(y, "MEAN"), 1))
+
+
+def test_a_channel_whose_weights_died_under_a_huge_bias_is_compiled_as_the_constant_that_it_is() -> None:
+    def die(tensor: Any, buffer: Any) -> None:
+        numbers = np.frombuffer(bytes(buffer.data), np.int32).copy()
+        numbers[2] = -(2**30) - 5
+        buffer.data = np.frombuffer(numbers.tobytes(), np.uint8)
+
+    network = compile_tflite(changed(two_layers(), b"t1/b", die), ANY)
+    step = next(step for step in network.steps if step.kind is Kind.POINTWISE)
+    bias = image.Channel.LAYOUT.unpack_from(network.tensors, step.params + 2 * image.Channel.LAYOUT.size)[0]
+    weights = network.tensors[step.weights + 2 * step.pitch : step.weights + 3 * step.pitch]
+    assert weights == bytes(step.pitch) and -(2**30) < bias < -(2**29)  # what the fast kernels can double
+    assert make.finish(network).oracle == "tflite_micro"  # which answers the same
+
+
+def test_a_live_channel_whose_sums_leave_32_bits_is_refused() -> None:
+    def scale(tensor: Any, buffer: Any) -> None:
+        tensor.quantization.scale = np.where(np.arange(8) == 2, 1e5, tensor.quantization.scale).astype(np.float32)
+
+    with pytest.raises(ExportError, match=r"CONV_2D at tensor 't1' .*its sums reach from"):
+        compile_tflite(changed(two_layers(), b"t1/w", scale), ANY)
+
+
+def test_no_image_is_made_when_tflite_micro_and_the_engine_disagree(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = compile_tflite(two_layers(), ANY)
+    monkeypatch.setattr(tflm, "micro", lambda network: lambda picture: (np.array([5], np.int8), None))
+    with pytest.raises(ExportError, match="the C engine differs from TFLite Micro on golden pictures 0x0"):
+        make.finish(network)
+
+
+def test_without_tflite_micro_the_answers_are_the_engines_own_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(network: Network) -> None:
+        raise MissingExtraError("tflite_micro is not installed")
+
+    monkeypatch.setattr(tflm, "micro", absent)
+    made = make.finish(compile_tflite(two_layers(), ANY))
+    assert made.oracle == "engine" and image.read(made.image)[0].golden_count == len(golden.SEEDS)
 
 
 @pytest.mark.parametrize(

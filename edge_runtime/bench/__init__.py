@@ -1,0 +1,1 @@
+"""Latency and accuracy on this very machine, measured whole."""

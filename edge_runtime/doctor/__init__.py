@@ -1,0 +1,1 @@
+"""What an integrator asks a box before a line relies on it."""

@@ -1,0 +1,1 @@
+"""The inference engines: one picture in, one raw logit out."""
