@@ -43,7 +43,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/training.py --quick
 
 firmware: $(STAMP)
-	$(BIN)/python -m firmware_bridge.footprint
+	$(BIN)/python -m firmware_bridge.proof.footprint
 
 test-edge:
 	$(PYTHON) -m venv .venv-edge

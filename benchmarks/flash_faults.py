@@ -24,10 +24,10 @@ from rich.table import Table
 
 from diagline import files, record
 from diagline.console import console, track
-from firmware_bridge import fuzz
-from firmware_bridge.faults import FAST, SANITIZED, SLOT_BYTES, Outcome, campaign, slot_cuts
+from firmware_bridge.proof import fuzz
+from firmware_bridge.proof.faults import FAST, SANITIZED, SLOT_BYTES, Outcome, campaign, slot_cuts
+from firmware_bridge.proof.tiny import Tiny
 from firmware_bridge.provision import Parameters
-from firmware_bridge.tiny import Tiny
 
 RESULTS = Path(__file__).parent / "results" / "flash_faults.json"
 LOG_RECORDS = 16  # of a sector of the small flash: an update may begin at any of them

@@ -29,10 +29,12 @@ from rich.table import Table
 from diagline import files, record
 from diagline.console import console, track
 from diagline.errors import DiaglineError, ExportError
-from firmware_bridge import boards, golden, make, tflm
-from firmware_bridge.boards import BOARDS
-from firmware_bridge.compile import Network
-from firmware_bridge.engine import Engine
+from firmware_bridge import make
+from firmware_bridge.compiler import golden, tflm
+from firmware_bridge.compiler.compile import Network
+from firmware_bridge.emulation import boards
+from firmware_bridge.emulation.boards import BOARDS
+from firmware_bridge.emulation.engine import Engine
 
 SEED = 7
 NETWORKS = ("S10", "S30", "S100")

@@ -183,7 +183,7 @@ def emulate(
     ] = "",
 ) -> None:
     """Run a line device on this machine and print its serial port, until Ctrl-C or SIGTERM."""
-    from firmware_bridge import emulator as room
+    from firmware_bridge.emulation import emulator as room
     from firmware_bridge.make import read_key
     from firmware_bridge.provision import Parameters
 

@@ -64,7 +64,7 @@ def make_image(
 ) -> None:
     """Compile an int8 network for a line device: RAM, flash, MACs and row tail, and the image itself."""
     from firmware_bridge import make
-    from firmware_bridge.compile import Judgement
+    from firmware_bridge.compiler.compile import Judgement
 
     if model.is_dir():
         network = make.of_bundle(open_bundle(model, keys, allow_unsigned), model_version, name)
@@ -79,7 +79,7 @@ def make_image(
     files.write_bytes(target, made.image)
     written = [target]
     if tflm is not None:
-        from firmware_bridge.tflm import write_sources
+        from firmware_bridge.compiler.tflm import write_sources
 
         written += write_sources(tflm, network.header.name, network.tflite)
     if as_json:

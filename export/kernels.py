@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from diagline.errors import require
 from edge_runtime.engines.quiet import native_stderr_off
-from firmware_bridge import engine
-from firmware_bridge.compile import Judgement, compile_tflite
+from firmware_bridge.compiler.compile import Judgement, compile_tflite
+from firmware_bridge.emulation import engine
 
 Kernels = Callable[[NDArray[np.int8]], list[NDArray[Any]]]
 """A `(1, height_px, width_px, channels)` int8 picture to the file's outputs, raw, in their order."""

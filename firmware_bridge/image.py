@@ -2,7 +2,7 @@
 
     header | steps | tensors and golden answers | SHA-256 of all before | HMAC-SHA256 of all before
 
-Little-endian throughout. Leaves out: how a network becomes one (`compile.py`) and how it is run
+Little-endian throughout. Leaves out: how a network becomes one (`compiler/`) and how it is run
 (`firmware/rowstream.c`). The reader here checks what the host needs; the device trusts none of it.
 """
 
@@ -201,7 +201,7 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """What the device must answer to the picture of a seed (`golden.py`)."""
+    """What the device must answer to the picture of a seed (`compiler/golden.py`)."""
 
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("<2I16s")
 

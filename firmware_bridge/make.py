@@ -13,8 +13,9 @@ from pathlib import Path
 
 from diagline.bundle import Bundle
 from diagline.errors import ExportError, FlashError, MissingExtraError
-from firmware_bridge import engine, golden, tflm
-from firmware_bridge.compile import Judgement, Network, compile_tflite
+from firmware_bridge.compiler import golden, tflm
+from firmware_bridge.compiler.compile import Judgement, Network, compile_tflite
+from firmware_bridge.emulation import engine
 from firmware_bridge.image import NAME_BYTES
 
 FORMAT = "tflite_int8"

@@ -17,7 +17,9 @@ from diagline.bundle import Bundle
 from diagline.errors import BundleError
 from diagline.preprocess import preprocess
 from diagline.verdict import State, decide
-from firmware_bridge import engine, make, tflm
+from firmware_bridge import make
+from firmware_bridge.compiler import tflm
+from firmware_bridge.emulation import engine
 from firmware_bridge.image import DIGEST_BYTES, TRAILER_BYTES, Header
 from firmware_bridge.replies import Info, Model
 

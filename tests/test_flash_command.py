@@ -22,9 +22,10 @@ from diagline.verdict import decide
 from edge_runtime.camera.frames import Frame
 from edge_runtime.loop import open_inspector
 from export.golden import SAFE_STEPS
-from firmware_bridge import boards, engine, make
+from firmware_bridge import make
 from firmware_bridge.device import connect
-from firmware_bridge.emulator import HOST, emulate
+from firmware_bridge.emulation import boards, engine
+from firmware_bridge.emulation.emulator import HOST, emulate
 
 KEY = "ab" * 32
 M4 = pytest.param(

@@ -10,7 +10,7 @@ from tiny_line import Diagline, Line
 
 from diagline import bundle as bundles
 from firmware_bridge import image
-from firmware_bridge.engine import Engine
+from firmware_bridge.emulation.engine import Engine
 from training.student_spec import Block, Stem, StudentSpec
 
 SPEC = StudentSpec(40, 32, 3, Stem(3, 2, 8), (Block(2, 16),))

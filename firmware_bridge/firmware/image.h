@@ -21,7 +21,7 @@ rs_status rs_check_mac(const uint8_t *image, size_t size, const uint8_t *key, si
 rs_status rs_selftest(rs_net *net, uint8_t *row, uint32_t *passed);
 
 /* Row `y` of the golden picture of a seed: width_px * channels bytes. Pictures are stated in PROTOCOL.md and
- * made alike by firmware_bridge/golden.py:
+ * made alike by firmware_bridge/compiler/golden.py:
  *   seed 0, 1, 2  flat 0, 128, 255;  seed 3  (x + y + channel) mod 256
  *   else          xorshift32 (13, 17, 5), byte = its top 8 bits; begun at every row with
  *                 seed ^ ((y >> shift) * 0x9E3779B9), or 1 where that is 0, and one value for each run of

@@ -17,9 +17,9 @@ from tiny_line import Diagline, refused
 from diagline.errors import FlashError
 from firmware_bridge import bench
 from firmware_bridge.device import connect
-from firmware_bridge.emulator import emulate
+from firmware_bridge.emulation.emulator import emulate
 from firmware_bridge.flash import flash
-from firmware_bridge.tiny import Tiny
+from firmware_bridge.proof.tiny import Tiny
 
 
 def test_a_foreign_device_is_measured_by_its_own_clock() -> None:

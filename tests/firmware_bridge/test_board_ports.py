@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from firmware_bridge import boards
-from firmware_bridge.emulator import FLASH_BYTES
-from firmware_bridge.tiny import Tiny
+from firmware_bridge.emulation import boards
+from firmware_bridge.emulation.emulator import FLASH_BYTES
+from firmware_bridge.proof.tiny import Tiny
 
 pytest.importorskip("smp", reason="smp is not installed: pip install 'diagline[firmware]'")
 pytestmark = pytest.mark.skipif(boards.missing() is not None, reason=str(boards.missing()))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import int8_nets
 import pytest
 
-from firmware_bridge import boards, engine, golden
-from firmware_bridge.boards import BOARDS, GENERIC
-from firmware_bridge.compile import Judgement, compile_tflite
+from firmware_bridge.compiler import golden
+from firmware_bridge.compiler.compile import Judgement, compile_tflite
+from firmware_bridge.emulation import boards, engine
+from firmware_bridge.emulation.boards import BOARDS, GENERIC
 from training.student_spec import Block, Stem, StudentSpec
 
 if (absent := boards.missing()) is not None:

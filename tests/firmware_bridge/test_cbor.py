@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firmware_bridge import build
+from firmware_bridge.emulation import build
 
 cbor2 = pytest.importorskip("cbor2", reason="cbor2 is not installed: pip install 'diagline[firmware]'")
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler: apt-get install gcc")

@@ -13,8 +13,9 @@ from ai_edge_litert import schema_py_generated as schema
 from int8_nets import NONE, RELU6, VALID, Net
 
 from diagline.errors import ExportError, FlashError, MissingExtraError
-from firmware_bridge import fixed_point, golden, image, make, tflite_file, tflm
-from firmware_bridge.compile import Judgement, Network, compile_tflite
+from firmware_bridge import image, make
+from firmware_bridge.compiler import fixed_point, golden, tflite_file, tflm
+from firmware_bridge.compiler.compile import Judgement, Network, compile_tflite
 from firmware_bridge.image import Kind
 from training.student_spec import Block, Stem, StudentSpec
 

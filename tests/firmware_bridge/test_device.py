@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from firmware_bridge.tiny import Tiny
+from firmware_bridge.proof.tiny import Tiny
 
 pytest.importorskip("smp", reason="smp is not installed: pip install 'diagline[firmware]'")
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler: apt-get install gcc")
@@ -19,7 +19,7 @@ import cbor2  # noqa: E402
 import serial  # noqa: E402
 from line_device import IMAGE, INSPECT, OS, READ, WRITE, Line, device, process  # noqa: E402
 
-from firmware_bridge.fuzz import framed, message  # noqa: E402
+from firmware_bridge.proof.fuzz import framed, message  # noqa: E402
 from firmware_bridge.provision import Parameters  # noqa: E402
 
 MODEL = Tiny(width_px=8, height_px=4, length=9000, seed=1, version=2)

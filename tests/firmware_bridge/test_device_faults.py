@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from firmware_bridge.faults import FAST, SANITIZED, SLOT_BYTES, campaign
-from firmware_bridge.tiny import Tiny
+from firmware_bridge.proof.faults import FAST, SANITIZED, SLOT_BYTES, campaign
+from firmware_bridge.proof.tiny import Tiny
 
 OLD, NEW, OTHER = Tiny(length=700, seed=1), Tiny(length=700, seed=2), Tiny(length=640, seed=3)
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler: apt-get install gcc")

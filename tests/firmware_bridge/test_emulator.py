@@ -17,10 +17,10 @@ from flash_payloads import payload
 
 from diagline.errors import FlashError
 from firmware_bridge.device import connect
-from firmware_bridge.emulator import FLASH_BYTES, HOST, MEMORY_BYTES, emulate
+from firmware_bridge.emulation.emulator import FLASH_BYTES, HOST, MEMORY_BYTES, emulate
 from firmware_bridge.flash import flash
+from firmware_bridge.proof.tiny import Tiny
 from firmware_bridge.provision import Parameters
-from firmware_bridge.tiny import Tiny
 
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler: apt-get install gcc")
 
@@ -56,7 +56,7 @@ def test_flash_persists_in_the_folder(tmp_path: Path) -> None:
 
 @needs_cc
 def test_the_device_has_the_flash_that_is_made_for_it(tmp_path: Path) -> None:
-    from firmware_bridge import build
+    from firmware_bridge.emulation import build
 
     flash_file = tmp_path / "flash.bin"
     with subprocess.Popen([build.host_port(), flash_file], stdout=subprocess.PIPE) as running:

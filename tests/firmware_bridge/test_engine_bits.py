@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagline.errors import FlashError
-from firmware_bridge import golden, tflm
-from firmware_bridge.compile import Judgement, Network, compile_tflite
-from firmware_bridge.engine import Engine
+from firmware_bridge.compiler import golden, tflm
+from firmware_bridge.compiler.compile import Judgement, Network, compile_tflite
+from firmware_bridge.emulation.engine import Engine
 from training.student_spec import Block, Stem, StudentSpec
 
 pytest.importorskip("tflite_micro", reason="tflite-micro is not installed; it is what the engine is held against")

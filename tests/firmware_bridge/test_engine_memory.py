@@ -10,8 +10,9 @@ from pathlib import Path
 import int8_nets
 import pytest
 
-from firmware_bridge import build, engine, golden
-from firmware_bridge.compile import Judgement, compile_tflite
+from firmware_bridge.compiler import golden
+from firmware_bridge.compiler.compile import Judgement, compile_tflite
+from firmware_bridge.emulation import build, engine
 from training.student_spec import Block, Stem, StudentSpec
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,13 +18,13 @@ from flash_payloads import HURRIED, payload, wrong_picture  # noqa: E402
 
 from diagline.errors import FlashError  # noqa: E402
 from firmware_bridge.device import Device, connect  # noqa: E402
-from firmware_bridge.emulator import Emulated, emulate  # noqa: E402
+from firmware_bridge.emulation.emulator import Emulated, emulate  # noqa: E402
 from firmware_bridge.flash import Flashed, flash, flash_all  # noqa: E402
 from firmware_bridge.link import Patience  # noqa: E402
 from firmware_bridge.payload import misfit  # noqa: E402
+from firmware_bridge.proof.tiny import Tiny  # noqa: E402
 from firmware_bridge.provision import Parameters  # noqa: E402
 from firmware_bridge.replies import Info  # noqa: E402
-from firmware_bridge.tiny import Tiny  # noqa: E402
 
 OLD, NEW = Tiny(length=9000, seed=1), Tiny(length=20_000, seed=2)
 KEY = bytes(range(32))

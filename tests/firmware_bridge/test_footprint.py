@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from diagline.errors import FlashError
-from firmware_bridge import boards, footprint
-from firmware_bridge.footprint import LIBC_BYTES, Calls
+from firmware_bridge.emulation import boards
+from firmware_bridge.proof import footprint
+from firmware_bridge.proof.footprint import LIBC_BYTES, Calls
 
 GRAPH = r"""
 node: { title: "main" label: "main\nmain.c:5:5\n40 bytes (static)" }

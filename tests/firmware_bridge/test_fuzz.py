@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from firmware_bridge import fuzz
+from firmware_bridge.proof import fuzz
 
 
 @pytest.fixture(scope="module", autouse=True)

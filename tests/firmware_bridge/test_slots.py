@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from firmware_bridge import faults
+from firmware_bridge.proof import faults
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler: apt-get install gcc")
 

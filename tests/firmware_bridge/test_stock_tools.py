@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from firmware_bridge.tiny import Tiny
+from firmware_bridge.proof.tiny import Tiny
 
 pytest.importorskip("smpclient", reason="smpclient is not installed: pip install 'diagline[firmware]'")
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler: apt-get install gcc")

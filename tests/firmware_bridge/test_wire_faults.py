@@ -21,11 +21,11 @@ from wire import Fault, clean, wire  # noqa: E402
 
 from diagline.errors import FlashError  # noqa: E402
 from firmware_bridge.device import connect  # noqa: E402
-from firmware_bridge.emulator import emulate  # noqa: E402
+from firmware_bridge.emulation.emulator import emulate  # noqa: E402
 from firmware_bridge.flash import flash  # noqa: E402
 from firmware_bridge.link import NoAnswerError, Patience  # noqa: E402
 from firmware_bridge.payload import Payload  # noqa: E402
-from firmware_bridge.tiny import Tiny  # noqa: E402
+from firmware_bridge.proof.tiny import Tiny  # noqa: E402
 
 MODELS = tuple(payload(Tiny(length=900, seed=seed)) for seed in (1, 2))
 QUICK, MANY, EVERY = 8, 300, 1 << 30  # places of each kind of fault, each way

@@ -8,7 +8,7 @@ from diagline.verdict import State, decide
 from firmware_bridge.image import Header
 from firmware_bridge.link import Patience
 from firmware_bridge.payload import Expected, Payload
-from firmware_bridge.tiny import Tiny
+from firmware_bridge.proof.tiny import Tiny
 
 HURRIED = Patience(again_s=0.2, tries=30)
 LOGITS = (-118, 112)  # of flat pictures: the tiny network's output is their mean

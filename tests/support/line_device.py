@@ -19,7 +19,7 @@ import cbor2
 import serial
 import smp.packet
 
-from firmware_bridge import build, emulator
+from firmware_bridge.emulation import build, emulator
 
 HEADER = struct.Struct("!BBHHBB")
 READ, WRITE, OS, IMAGE, INSPECT = 0, 2, 0, 1, 64

@@ -20,7 +20,7 @@ import numpy as np
 
 from diagline.errors import FlashError
 from firmware_bridge import image
-from firmware_bridge.engine import Engine
+from firmware_bridge.emulation.engine import Engine
 
 
 def changed(data: bytes, rng: random.Random) -> bytes:

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from diagline.errors import ExportError
-from firmware_bridge import image, tflite_file
-from firmware_bridge.graph import Graph, Map, Node
+from firmware_bridge import image
+from firmware_bridge.compiler import tflite_file
+from firmware_bridge.compiler.graph import Graph, Map, Node
+from firmware_bridge.compiler.read_graph import read_graph
+from firmware_bridge.compiler.segments import Plan, Segment, last_uses, plan
 from firmware_bridge.image import NAME_BYTES, Golden, Header, Kind, Step, aligned
-from firmware_bridge.read_graph import read_graph
-from firmware_bridge.segments import Plan, Segment, last_uses, plan
 
 PITCH = 16  # a row of weights ends on it, so that a vector may be read over its end
 COLUMN_PX = 4

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from diagline import files
 from diagline.errors import ExportError, require
-from firmware_bridge import tflite_file
-from firmware_bridge.compile import Network
-from firmware_bridge.golden import Answer, Runner
+from firmware_bridge.compiler import tflite_file
+from firmware_bridge.compiler.compile import Network
+from firmware_bridge.compiler.golden import Answer, Runner
 
 ARENA_BYTES = 1 << 24  # the package's own guess, ten times the file, is too little for small networks
 ALIGNMENT = 16

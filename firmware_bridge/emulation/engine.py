@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diagline.errors import FlashError
-from firmware_bridge import build, image
-from firmware_bridge.golden import Answer
+from firmware_bridge import image
+from firmware_bridge.compiler.golden import Answer
+from firmware_bridge.emulation import build
 
 SOURCES = ("rowstream.c", "image.c", "golden.c", "sha256.c", "kernels_generic.c")
 STATUS = {

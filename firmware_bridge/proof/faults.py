@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from firmware_bridge import build
+from firmware_bridge.emulation import build
 
 SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined")
 FAST = ("-O2",)

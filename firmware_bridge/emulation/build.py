@@ -17,7 +17,7 @@ from pathlib import Path
 
 from diagline.errors import FlashError
 
-FIRMWARE = Path(__file__).resolve().parent / "firmware"
+FIRMWARE = Path(__file__).resolve().parent.parent / "firmware"
 STRICT = ("-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror")
 SMALL = ("-DFLASH_SECTOR_BYTES=512u", "-DFLASH_SLOT_SECTORS=4u")
 """Slots of 2 KiB, so that every moment of an update can be tried."""

@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware_bridge import fixed_point
-from firmware_bridge.graph import Map
+from firmware_bridge.compiler import fixed_point
+from firmware_bridge.compiler.graph import Map
 from firmware_bridge.image import Channel
 
 ACCUMULATOR = 1 << 30

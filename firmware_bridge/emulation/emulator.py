@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diagline.errors import FlashError, OutputError
-from firmware_bridge import boards, build
+from firmware_bridge.emulation import boards, build
 from firmware_bridge.provision import Parameters
 
 HOST = "host"

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diagline.errors import ExportError
-from firmware_bridge import filters, fixed_point
-from firmware_bridge.graph import Graph, Map, Node
+from firmware_bridge.compiler import filters, fixed_point
+from firmware_bridge.compiler.graph import Graph, Map, Node
+from firmware_bridge.compiler.tflite_file import Operator, Tensor, TfliteFile
 from firmware_bridge.image import MAX_OUTPUTS, MAX_SIDE, Channel, Kind, Method
-from firmware_bridge.tflite_file import Operator, Tensor, TfliteFile
 
 ACTIVATIONS = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6"}
 SAME = 0

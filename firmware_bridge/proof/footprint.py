@@ -23,7 +23,7 @@ from rich.table import Table
 
 from diagline.console import console
 from diagline.errors import FlashError
-from firmware_bridge import boards, build
+from firmware_bridge.emulation import boards, build
 
 LIBC_BYTES = 32
 EXCEPTION_BYTES = 104 + 8  # eight registers, the FPU's eighteen, and the handler's own

@@ -16,8 +16,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from diagline.errors import FlashError
-from firmware_bridge import build
-from firmware_bridge.tiny import Tiny
+from firmware_bridge.emulation import build
+from firmware_bridge.proof.tiny import Tiny
 
 ENGINE = ("golden.c", "image.c", "kernels_generic.c", "rowstream.c", "sha256.c")
 WIRE = ("cbor.c", "frame.c")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware_bridge.compile import Network
+from firmware_bridge.compiler.compile import Network
 from firmware_bridge.image import Golden
 
 SEEDS = (0, 2, 3, 0xD1A60008, 0xD1A60013, 0xD1A6001D)

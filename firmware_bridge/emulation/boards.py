@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diagline.errors import FlashError
-from firmware_bridge import build
-from firmware_bridge.build import FIRMWARE
+from firmware_bridge.emulation import build
+from firmware_bridge.emulation.build import FIRMWARE
 
 CROSS, QEMU = "arm-none-eabi-gcc", "qemu-system-arm"
 CORE = ("rowstream.c", "image.c", "golden.c", "sha256.c", "kernels_generic.c", "kernels_dsp.c", "kernels_mve.c")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
-from firmware_bridge.compile import KEPT_BYTES, SLACK_BYTES
+from firmware_bridge.compiler.compile import KEPT_BYTES, SLACK_BYTES
 from firmware_bridge.image import MAX_OUTPUTS, Golden, Header, Kind, Step, aligned, assemble
 
 

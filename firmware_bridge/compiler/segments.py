@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from diagline.errors import ExportError
-from firmware_bridge.graph import Graph, Map, Node
+from firmware_bridge.compiler.graph import Graph, Map, Node
 from firmware_bridge.image import Kind
 
 CAMERA = 0

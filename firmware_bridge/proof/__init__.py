@@ -1,0 +1,1 @@
+"""What holds the firmware to its promises: every fault, fuzzing, and what it takes of a board."""
