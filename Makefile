@@ -24,7 +24,7 @@ demo: $(STAMP)
 	$(BIN)/diagline demo
 
 test: $(STAMP)
-	$(BIN)/pytest -m "not soak"
+	$(BIN)/pytest -m "not soak" -n 2 --dist loadfile
 
 soak: $(STAMP)
 	$(BIN)/pytest -m soak
