@@ -20,6 +20,7 @@ enum {
     DEVICE_TX_BYTES = 1536,                  /* one reply: the heat map, or the state of two slots */
     DEVICE_ROW_BYTES = DEVICE_RX_BYTES - 96, /* the widest row that fits one request */
     DEVICE_GATE_US = 500000,
+    DEVICE_UPLOAD_HEAD_BYTES = 160, /* an image's header in whole words of flash */
 };
 
 typedef enum { VERDICT_NONE = 0, VERDICT_PASS = 1, VERDICT_REJECT = 2 } device_verdict;
@@ -27,7 +28,7 @@ typedef enum { VERDICT_NONE = 0, VERDICT_PASS = 1, VERDICT_REJECT = 2 } device_v
 /* Why an image is not accepted; the numbers are those of MCUmgr's image group where it has one. */
 typedef enum {
     ACCEPT_OK = 0,
-    ACCEPT_SHORT = 22,     /* fewer bytes than a header */
+    ACCEPT_SHORT = 22,     /* the whole is shorter than a header */
     ACCEPT_STRUCTURE = 23, /* not a model image, or a damaged one */
     ACCEPT_DIGEST = 24,
     ACCEPT_DOWNGRADE = 27,
@@ -74,7 +75,11 @@ typedef struct device {
     uint32_t passes, rejects;
     uint8_t upload_sha[RS_DIGEST_BYTES]; /* of the whole file, as its sender announced it */
     bool upload_has_sha;
-    bool reset_asked; /* after the reply is out */
+    uint32_t upload_announced;              /* bytes of the whole file */
+    uint32_t head_bytes;                    /* of `head`, while it is gathered */
+    bool gathering;                         /* an upload was announced whose header is not whole yet */
+    uint8_t head[DEVICE_UPLOAD_HEAD_BYTES]; /* its first bytes, from pieces that are too small to hold them */
+    bool reset_asked;                       /* after the reply is out */
     frame_reader frame;
     perf perf;
     _Alignas(4) uint8_t rx[DEVICE_RX_BYTES];

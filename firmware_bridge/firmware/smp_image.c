@@ -6,8 +6,12 @@
 #include <string.h>
 
 #include "flash_map.h"
+#include "format.h"
 #include "sha256.h"
 #include "smp.h"
+
+_Static_assert(DEVICE_UPLOAD_HEAD_BYTES >= sizeof(rs_header) && DEVICE_UPLOAD_HEAD_BYTES % FLASH_WORD_BYTES == 0,
+               "holds a header, and is written as it is");
 
 enum { STATE = 0, UPLOAD = 1, ERASE = 5 };
 
@@ -148,32 +152,40 @@ static int finish_upload(device *device, smp_request *request) {
     return status != SLOTS_OK ? smp_fail(request, slots_error(status)) : put_offset(device, request, true);
 }
 
-/* The first piece: decides by the header alone whether anything is erased, and where to go on. */
-static int begin_upload(device *device, smp_request *request, const uint8_t *data, size_t bytes, bool *write) {
-    slots *slots = &device->slots;
+/* What the piece at 0 says of the whole. */
+static int announce(device *device, smp_request *request) {
     const uint8_t *sha = NULL;
     size_t sha_bytes = 0;
-    uint32_t announced = 0, number = 0;
+    uint32_t number = 0;
     int has_sha = cbor_bytes(&request->map, "sha", &sha, &sha_bytes);
-    if (cbor_u32(&request->map, "len", &announced) != 1 || has_sha < 0 ||
+    if (cbor_u32(&request->map, "len", &device->upload_announced) != 1 || has_sha < 0 ||
         (has_sha == 1 && sha_bytes != RS_DIGEST_BYTES)) {
         return smp_fail(request, IMAGE_INVALID_LENGTH);
     }
     if (cbor_u32(&request->map, "image", &number) < 0 || number != 0) {
         return smp_fail(request, IMAGE_INVALID_SLOT);
     }
-    if (slots->state.stage == STAGE_TRYING) {
+    if (device->slots.state.stage == STAGE_TRYING) {
         return smp_fail(request, IMAGE_ALREADY_PENDING);
     }
+    device->upload_has_sha = has_sha == 1;
+    memset(device->upload_sha, 0, RS_DIGEST_BYTES);
+    if (has_sha == 1) memcpy(device->upload_sha, sha, RS_DIGEST_BYTES);
+    device->gathering = true;
+    device->head_bytes = 0;
+    return SMP_OK;
+}
+
+/* Decides by the header alone whether anything is erased, and where to go on. */
+static int begin_upload(device *device, smp_request *request, const uint8_t *data, size_t bytes, bool *write) {
+    slots *slots = &device->slots;
+    const uint32_t announced = device->upload_announced;
+    const uint8_t *sha = device->upload_sha;
     device_accept accept = device_accept_header(device, data, bytes, announced);
     if (accept != ACCEPT_OK) {
         return smp_fail(request, (uint16_t)accept);
     }
-    static const uint8_t no_key[SLOTS_KEY_BYTES];
-    const uint8_t *key = has_sha == 1 ? sha : no_key;
-    device->upload_has_sha = has_sha == 1;
-    if (has_sha == 1) {
-        memcpy(device->upload_sha, sha, RS_DIGEST_BYTES);
+    if (device->upload_has_sha) {
         if (slots->state.spare == SPARE_COMPLETE && slots->state.upload_bytes == announced &&
             device->accepted[slots_spare_slot(slots)] && memcmp(slots->state.upload_key, sha, SLOTS_KEY_BYTES) == 0 &&
             matches_announced(device)) {
@@ -186,8 +198,17 @@ static int begin_upload(device *device, smp_request *request, const uint8_t *dat
     }
     device->accepted[slots_spare_slot(slots)] = false;
     *write = true;
-    slots_status status = slots_upload_begin(slots, announced, key);
+    slots_status status = slots_upload_begin(slots, announced, sha);
     return status != SLOTS_OK ? smp_fail(request, slots_error(status)) : SMP_OK;
+}
+
+/* Takes what comes next of the first bytes; ends when they hold the header, or the whole file. */
+static void gather(device *device, uint32_t offset, const uint8_t *data, size_t bytes) {
+    const size_t room = sizeof device->head - device->head_bytes;
+    const size_t take = offset != device->head_bytes ? 0 : bytes < room ? bytes : room;
+    memcpy(device->head + device->head_bytes, data, take);
+    device->head_bytes += (uint32_t)take;
+    device->gathering = device->head_bytes < sizeof device->head && device->head_bytes < device->upload_announced;
 }
 
 static int upload(device *device, smp_request *request) {
@@ -202,8 +223,24 @@ static int upload(device *device, smp_request *request) {
         return SMP_EINVAL;
     }
     bool write = true;
+    const size_t before = request->out.bytes;
     if (offset == 0) {
-        size_t before = request->out.bytes;
+        int error = announce(device, request);
+        if (error != SMP_OK || request->group_error != 0) return error;
+    }
+    if (device->gathering) {
+        if (bytes == 0) return smp_fail(request, IMAGE_INVALID_LENGTH);
+        if (bytes < sizeof device->head || offset != 0) { /* a sender of small pieces: stock tools with a short line */
+            gather(device, offset, data, bytes);
+            if (device->gathering) {
+                cbor_put_int(&request->out, "off", device->head_bytes);
+                return SMP_OK;
+            }
+            data = device->head;
+            bytes = device->head_bytes;
+            offset = 0;
+        }
+        device->gathering = false;
         int error = begin_upload(device, request, data, bytes, &write);
         if (error != SMP_OK || request->group_error != 0 || request->out.bytes != before) {
             return error;

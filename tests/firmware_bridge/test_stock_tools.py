@@ -18,7 +18,7 @@ from line_device import process  # noqa: E402
 from smpclient import SMPClient  # noqa: E402
 from smpclient.requests.image_management import ImageErase, ImageStatesRead, ImageStatesWrite  # noqa: E402
 from smpclient.requests.os_management import EchoWrite, MCUMgrParametersRead, ResetWrite  # noqa: E402
-from smpclient.transport.serial import SMPSerialTransport  # noqa: E402
+from smpclient.transport.serial import BufferParams, SMPSerialTransport  # noqa: E402
 
 OLD, NEW = Tiny(length=20_000, seed=1, version=1).build(), Tiny(length=30_004, seed=2, version=2).build()
 
@@ -69,3 +69,15 @@ async def the_whole_of_it(path: str) -> None:
 def test_smpclient_uploads_tries_resets_reverts_and_confirms(tmp_path: Path) -> None:
     with process(tmp_path / "flash.bin") as (_, path):
         asyncio.run(the_whole_of_it(path))
+
+
+async def by_small_pieces(path: str) -> None:
+    """As a tool that sends one short line a message: the header comes in several pieces."""
+    async with SMPClient(SMPSerialTransport(fragmentation_strategy=BufferParams(128, 1)), path) as client:
+        await flash(client, OLD, confirm=True)
+        assert await states(client) == [{"version": "1", "active": True, "confirmed": True}]
+
+
+def test_a_sender_of_small_pieces_flashes_it_too(tmp_path: Path) -> None:
+    with process(tmp_path / "flash.bin") as (_, path):
+        asyncio.run(by_small_pieces(path))
