@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,7 +148,7 @@ class Config:
     @property
     def signing_key(self) -> Path | None:
         """The private key that signs this line's bundles; None: they are not signed."""
-        return Path(self.export.key).expanduser() if self.export.key else None
+        return Path(os.path.expanduser(self.export.key)) if self.export.key else None
 
     def plain(self) -> dict[str, Any]:
         """The resolved config as plain data for JSON, without where the private key lies: it shapes nothing."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import tomllib
 import types
 import typing
@@ -86,7 +87,7 @@ def _value(hint: Any, value: Any, key: str) -> Any:
             raise ConfigError(f"{key} = {value!r}; expected a list")
         return tuple(_value(typing.get_args(hint)[0], item, key) for item in value)
     if hint is Path and isinstance(value, str) and value:
-        return Path(value).expanduser()
+        return Path(os.path.expanduser(value))  # of a user that is not there it stays as it is
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not hint:

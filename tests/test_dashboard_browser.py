@@ -73,7 +73,7 @@ def test_every_verdict_is_a_word_and_a_shape_of_its_own_and_huge(
 
 def test_the_page_shows_counts_picture_rejects_and_what_to_do(opened: Any, view: FakeView, url: str) -> None:
     view.change(
-        gate=GateState("held", "the encoder stands still"),
+        gate=GateState("held", "the encoder stands still", waits=True),
         outputs=(OutputState("mqtt", False, 3, last_error="refused"),),
     )
     operator = Operator(opened, url)

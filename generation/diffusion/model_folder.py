@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def locate(model: str, key: str) -> tuple[Path, str]:
     Args, Raises: as `find`.
     """
     folder = find(model, key)
-    return folder, revision_of(folder) if Path(model).expanduser().is_dir() else folder.name
+    return folder, revision_of(folder) if Path(os.path.expanduser(model)).is_dir() else folder.name
 
 
 def find(model: str, key: str) -> Path:
@@ -97,7 +98,7 @@ def find(model: str, key: str) -> Path:
     Raises:
         GenerationError: not here (with size, licence and the command that brings it), or not whole.
     """
-    folder = Path(model).expanduser()
+    folder = Path(os.path.expanduser(model))
     if folder.is_dir():
         survey(folder)
         return folder

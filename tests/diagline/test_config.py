@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from diagline import config, config_file, config_generate
@@ -167,6 +167,7 @@ KEYS = ("seed", "name", "data.root", "input.width_px", "teacher.epochs", "teache
 
 @settings(deadline=None)
 @given(st.sampled_from(KEYS) | st.text(max_size=6), st.text(max_size=6))
+@example("data.root", "~0")  # of a user that is not there
 def test_any_override_is_taken_or_refused_with_a_config_error(key, value):
     table = {"name": "x", "output": "o", "data": {"root": "r"}, "input": {"width_px": 16, "height_px": 16}}
     try:
