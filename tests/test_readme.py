@@ -55,4 +55,20 @@ def test_the_readme_quotes_the_recorded_figures() -> None:
     latency = json.loads((ROOT / "benchmarks/results/edge_latency.json").read_text())
     for key in ("student_int8_p50_ms", "student_int8_p99_ms"):
         assert f"{latency[key]:.2f} ms" in text
-    assert f"{latency['resnet50_fp32_p50_ms']:.0f} ms" in text and f"{latency['speedup']:.0f} times" in text
+    for key in ("resnet50_p50_ms", "resnet50_fp32_p50_ms"):
+        assert f"{latency[key]:.0f} ms" in text
+    assert f"{latency['speedup']:.0f} times" in text and f"{latency['loop_overhead']:.2f} times" in text
+    soak = json.loads((ROOT / "benchmarks/results/line_soak.json").read_text())
+    assert f"{soak['triggers']} triggers" in text and f"p99 {soak['p99_ms']:.1f} ms" in text
+    device = json.loads((ROOT / "benchmarks/results/mcu.json").read_text())
+    for name in ("S10", "S30", "S100"):
+        one = device[name]
+        sizes = " | ".join(f"{one[key] / 1e3:.1f} kB" for key in ("ram_bytes", "tflm_arena_bytes"))
+        counts = " | ".join(f"{one[key] / 1e6:.1f} M" for key in ("m4_instructions", "m55_instructions"))
+        assert f"{sizes} | {one['bit_exact_images'][0]} of {one['bit_exact_images'][1]} | {counts}" in text
+    cuts = json.loads((ROOT / "benchmarks/results/flash_faults.json").read_text())
+    assert cuts["violations"] == 0 and f"{cuts['cuts']:,} cuts" in text
+    parity = json.loads((ROOT / "benchmarks/results/parity.json").read_text())
+    for seeds in parity.values():
+        for seed, one in seeds.items():
+            assert f"{seed} | {one['tflm_bit_exact'][0]} | {one['flips']['tflite_int8']}" in text
