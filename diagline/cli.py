@@ -18,6 +18,7 @@ from rich.table import Table
 from diagline import cli_box, cli_device, cli_generate, cli_image, cli_keys, cli_proof, config_file, signing
 from diagline import config as configs
 from diagline.cli_options import (
+    INTERRUPTED,
     AllowUnsigned,
     ConfigFile,
     Json,
@@ -41,8 +42,6 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at the pictures of a lin
 app.add_typer(data_app, name="data")
 
 cli_generate.add_to(app)
-
-INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
 @data_app.command("inspect")

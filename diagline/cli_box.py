@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
-import threading
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -20,7 +18,7 @@ from rich import box as boxes
 from rich.table import Table
 from rich.text import Text
 
-from diagline.cli_options import AllowUnsigned, Json, Keys, open_bundle
+from diagline.cli_options import INTERRUPTED, AllowUnsigned, Json, Keys, open_bundle, signals
 from diagline.console import console
 from diagline.errors import ConfigError, MissingExtraError, require
 
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
     from edge_runtime.doctor.probes import Finding
 
 STYLES = {"well": "green", "doubtful": "yellow", "wrong": "bold red"}
-WRONG_EXIT, INTERRUPTED = 2, 130
+WRONG_EXIT = 2
 
 Box = Annotated[Path, typer.Argument(metavar="BOX.toml", help="TOML file of the box")]
 
@@ -156,7 +154,7 @@ def serve(
 
     config = _config(box, allow_unsigned)
     with contextlib.ExitStack() as undo:
-        stop = undo.enter_context(_signals())
+        stop = undo.enter_context(signals())
         station = Station(config, box)
         undo.callback(station.close)
         page = PageServer(StationView(station), config.page)
@@ -170,16 +168,6 @@ def serve(
     tally = station.box.health().tally
     told = ", ".join(f"{count} {state.value}" for state, count in tally.states.items())
     console.print(f"stopped: {tally.triggers} triggers: {told}", soft_wrap=True)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set."""
-    stop = threading.Event()
-    with contextlib.ExitStack() as undo:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            undo.callback(signal.signal, number, signal.signal(number, lambda *_: stop.set()))
-        yield stop
 
 
 def bench_line(
@@ -221,7 +209,7 @@ def bench_line(
     rehearsal = Rehearsal(_config(box, allow_unsigned), box, simulated, drive)
     for words in rehearsal.stands_in:
         console.print(words, soft_wrap=True)
-    with _signals() as stop:
+    with signals() as stop:
         result = room.bench(rehearsal, loads, stop)
         if result is None:
             console.print("nothing was measured: stopped before the first verdict", style="yellow")

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,7 +17,7 @@ import typer
 from rich.table import Table
 
 from diagline.cli_image import BAUD, Baud, DeviceKey, require_firmware
-from diagline.cli_options import Json
+from diagline.cli_options import Json, signals
 from diagline.console import console, progress
 from diagline.errors import FlashError, require
 
@@ -113,9 +111,7 @@ def push(
     """Send a picture to a device row by row, and print its logit, verdict and heat."""
     require("cv2", "edge")
     with _device(port, baud) as device:
-        _, model = device.info()
-        if model is None:
-            raise FlashError(f"{port}: no model runs; expected one; flash it with: diagline flash BUNDLE --port {port}")
+        model = device.model()
         picture = _picture(image, model, resize)
         with progress() as display:
             task = display.add_task(str(image), total=model.height, note="rows")
@@ -192,18 +188,12 @@ def emulate(
         key = read_key(device_key) if device_key is not None else None
         parameters = Parameters(key=key, camera=_camera(camera))
     folder = folder or Path("runs/emulated") / board
-    stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with room.emulate(board, folder, parameters) as device:
-            print(device.port, flush=True)
-            console.print(f"{board}, flash in {device.flash}; Ctrl-C ends it", soft_wrap=True)
-            while not stop.wait(0.2):
-                if (code := device.process.poll()) is not None:
-                    raise FlashError(f"the emulated {board} ended with {code}; expected it to run; start it again")
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with signals() as stop, room.emulate(board, folder, parameters) as device:
+        print(device.port, flush=True)
+        console.print(f"{board}, flash in {device.flash}; Ctrl-C ends it", soft_wrap=True)
+        while not stop.wait(0.2):
+            if (code := device.process.poll()) is not None:
+                raise FlashError(f"the emulated {board} ended with {code}; expected it to run; start it again")
 
 
 def _camera(text: str) -> tuple[int, int, int]:
@@ -238,7 +228,7 @@ def _picture(path: Path, model: Model, resize: str) -> NDArray[np.uint8]:
 
 def _heat(found: Judged, model: Model) -> list[list[int]]:
     """The heat map as rows of int8."""
-    cells = [cell - 256 if cell > 127 else cell for cell in found.heat]
+    cells = memoryview(found.heat).cast("b").tolist()
     columns = model.heat_columns or 1
     return [cells[at : at + columns] for at in range(0, len(cells), columns)]
 

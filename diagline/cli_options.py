@@ -1,4 +1,4 @@
-"""What several commands take, and how a command ends: shared by `cli.py`, `cli_keys.py` and `cli_proof.py`.
+"""What several commands take, and how a command ends: shared by the files of commands.
 
 Leaves out: the commands.
 """
@@ -6,6 +6,10 @@ Leaves out: the commands.
 from __future__ import annotations
 
 import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +23,9 @@ from diagline.errors import require
 
 if TYPE_CHECKING:
     from diagline.bundle import Bundle
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as typer has it."""
 
 ConfigFile = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="TOML file of the line, such as configs/magnetic_tile.toml")
@@ -75,3 +82,13 @@ def say_run(bundle: Bundle, words: str = "--source 0", verb: str = "run") -> Non
 def say_next(words: str) -> None:
     """Name the command that usually comes next."""
     console.print(f"next: {command()} {words}", style="bold", soft_wrap=True)
+
+
+@contextmanager
+def signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set, as long as the block runs."""
+    stop = threading.Event()
+    with ExitStack() as undo:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            undo.callback(signal.signal, number, signal.signal(number, lambda *_: stop.set()))
+        yield stop

@@ -178,11 +178,9 @@ def picture_bytes(path: str, baud: int = BAUD) -> int:
     """
     try:
         with connect(path, baud, Patience(tries=2)) as device:
-            _, model = device.info()
+            model = device.model()
     except (NoAnswerError, RefusedError) as error:
         raise FlashError(f"{path}: does not say how large its picture is; give --bytes N") from error
-    if model is None:
-        raise FlashError(f"{path}: no model runs; expected one; flash it with: diagline flash BUNDLE --port {path}")
     return model.width * model.height * model.channels
 
 

@@ -57,6 +57,19 @@ class Device:
             raise FlashError(f"{self.where}: protocol {found.protocol}; expected {replies.PROTOCOL}; update diagline")
         return found, replies.parse(Model, body, self.where) if "model" in body else None
 
+    def model(self) -> Model:
+        """The model that runs.
+
+        Raises:
+            FlashError: none does, or as `info`.
+        """
+        _, running = self.info()
+        if running is None:
+            raise FlashError(
+                f"{self.where}: no model runs; expected one; flash it with: diagline flash BUNDLE --port {self.where}"
+            )
+        return running
+
     def wait(self) -> tuple[Info, Model | None]:
         """`info` of a device that is starting; raises as it."""
         return self.info(Patience(self.link.patience.again_s, START_TRIES))

@@ -53,8 +53,13 @@ def open_camera(source: str, timeout_s: float = 5.0, realtime: bool = False) -> 
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     if source.isdecimal():
         capture = _index(source)
-        ending = lambda taken: f"the camera ended after {taken} frames"  # noqa: E731
-        return NewestFrameCamera(capture, f"camera {source}", timeout_s, ending, stamper=_stamper(capture))
+        return NewestFrameCamera(
+            capture,
+            f"camera {source}",
+            timeout_s,
+            lambda taken: f"the camera ended after {taken} frames",
+            stamper=_stamper(capture),
+        )
     if "://" in source:
         stream = _stream(source, timeout_s, TIMEOUTS_TO_END * timeout_s)
         return NewestFrameCamera(

@@ -2,7 +2,7 @@
 
 Programs are kept in a cache folder under a name that is a hash of everything that went into
 them, so that a changed source or compiler is a new program and nothing stale is ever run.
-Leaves out: the cross-compiled boards (firmware/Makefile).
+Leaves out: what a board's compiler and linker are told (`boards.py`).
 """
 
 from __future__ import annotations
