@@ -99,9 +99,12 @@ class StudentConfig:
         temperature: softens both logits in the distillation term.
         soft_share: weight of the teacher's term; 0 trains without a teacher.
         hints: weight of the feature hints: the student's inner map is to foretell the teacher's; 0 is none.
-        places: weight of the teacher's verdict on each place: the student's heat map is to agree with it; 0 is none.
-        views: ways each picture is shown (turned, scaled, moved, relit), the teacher asked about each; 0: flips
-            alone.
+        places: weight of the teacher's verdict on each place: the student's heat map is to agree with it, or, where
+            the teacher's head is "patches", an inner map is to foretell it; 0 is none.
+        views: ways each picture is shown, the teacher asked about each; 0: flips alone.
+        shown: "moved", the ways turn, scale, move and relight it; or "altered", they alter it at a place, too, as
+            strangers to every painter would look: the teacher's word is then the only one (`soft_share` 1).
+        jitter: each picture's contrast and brightness change by up to this share after the teacher was asked.
         synthetic: whether the student is shown synthetic defects where there are real ones too (`data.shots = "full"`).
         average: as `teacher.average`.
         weight_decay: Adam's decoupled one (AdamW); 0 is plain Adam.
@@ -118,6 +121,8 @@ class StudentConfig:
     hints: float = 0.0
     places: float = 0.0
     views: int = 0
+    shown: str = "moved"
+    jitter: float = 0.1
     synthetic: bool = True
     average: float = 0.0
     weight_decay: float = 0.0
@@ -137,6 +142,13 @@ class StudentConfig:
         within("student.hints", self.hints, 0.0, 1000.0)
         within("student.places", self.places, 0.0, 1000.0)
         within("student.views", self.views, 0, 10_000)
+        one_of("student.shown", self.shown, ("moved", "altered"))
+        within("student.jitter", self.jitter, 0.0, 1.0)
+        if self.shown == "altered" and (self.soft_share < 1 or not self.views):
+            raise ConfigError(
+                f'student.shown = "altered" with soft_share = {self.soft_share:g} and views = {self.views}; expected '
+                f'soft_share = 1 and views above 0: no label goes with an altered picture; set both, or shown = "moved"'
+            )
         within("student.average", self.average, 0.0, 0.99999)
         within("student.weight_decay", self.weight_decay, 0.0, 10.0)
         within("student.quantised_epochs", self.quantised_epochs, 0, 10_000)

@@ -24,7 +24,7 @@ from diagline.console import track
 from diagline.errors import DatasetError, TrainingError
 from diagline.preprocess import InputContract, preprocess
 from diagline.samples import DEFECT, GOOD, Sample, SampleSet, read_image
-from training import views as ways
+from training import altered, views
 
 CACHE_BYTES = 2 * 2**30
 """Pictures kept in memory, by all of a machine's processes together."""
@@ -32,6 +32,8 @@ AHEAD = 4
 """Batches that are made ready while one is trained on."""
 VARIANTS = {"none": (0,), "horizontal": (0, 1), "vertical": (0, 2), "both": (0, 1, 2, 3)}
 """Per setting of `flips`, the ways a picture is shown: bit 0 mirrors left-right, bit 1 top-bottom."""
+SHOWN = {"moved": views.show, "altered": altered.show}
+"""Per setting of `student.shown`, what makes the ways beyond the first where there are `views`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ class Pictures(Dataset[tuple[torch.Tensor, int, int]]):
         seed: of the plan.
         what: the word on the progress bar.
         views: where above 0, how many ways each picture is shown, the first as it is, the others as
-            `views.show` has them; 0: the flips alone.
+            `shown` has them; 0: the flips alone.
+        shown: a key of `SHOWN`.
         labels: "record" takes the record's, "mask" takes them again, as `mask_label` does.
 
     Attributes:
@@ -71,12 +74,14 @@ class Pictures(Dataset[tuple[torch.Tensor, int, int]]):
         what: str = "training",
         labels: str = "record",
         views: int = 0,
+        shown: str = "moved",
     ) -> None:
         self._pairs = [(one, sample) for one in sets for sample in one]
         self._contract = contract
         self._mirrors = VARIANTS[flips]
         self._variants = tuple(range(views)) if views else self._mirrors
         self._views = views
+        self._show = SHOWN[shown]
         self._seed = seed
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of a launcher, on this machine
         self._threads = ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)) // processes))
@@ -153,7 +158,7 @@ class Pictures(Dataset[tuple[torch.Tensor, int, int]]):
         read = self._read if self._cache is None else self._cache.__getitem__
         if not variant:
             return read(index)
-        return ways.show(read(index), np.random.default_rng([self._seed, variant, index]), self._mirrors)
+        return self._show(read(index), np.random.default_rng([self._seed, variant, index]), self._mirrors)
 
     def _balanced(self, rng: np.random.Generator) -> NDArray[np.int64]:
         halves = []

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d
 
 from diagline import files
 from diagline.config import Config
@@ -32,8 +32,6 @@ from training.equalise import equalise
 from training.settings import soft_loss
 
 TEACHER_BATCH = 16
-JITTER = 0.1
-"""The student sees each picture a little brighter or darker than the teacher did, and is to say the same."""
 
 
 def distill(
@@ -66,7 +64,7 @@ def distill(
             return made
         torch.manual_seed(config.seed)
         network = student.Student(student_spec.spec(wanted.size, config.input))
-        pictures = Pictures(train, config.input, wanted.flips, config.seed, views=wanted.views)
+        pictures = Pictures(train, config.input, wanted.flips, config.seed, views=wanted.views, shown=wanted.shown)
         validation = loop.validation_pictures(config, val)
         trained: torch.nn.Module = network
         loss: loop.Loss = loop.hard_loss
@@ -97,8 +95,11 @@ def distill(
 
 
 def alone(config: Config) -> Config:
-    """The config of the same student without a teacher: labels alone."""
-    return replace(config, student=replace(config.student, soft_share=0.0, hints=0.0, places=0.0))
+    """The config of the same student without a teacher: labels alone, and so nothing altered that has none."""
+    student = config.student
+    if student.shown == "altered":
+        student = replace(student, shown="moved", views=0, jitter=StudentConfig().jitter)
+    return replace(config, student=replace(student, soft_share=0.0, hints=0.0, places=0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ class Question:
 
     Attributes:
         maps: the student's map that is given hints.
-        places: the student's heat map.
+        places: the student's heat map; of a teacher with the head `patches`, the map that is given hints.
     """
 
     maps: tuple[int, int] | None = None
@@ -121,7 +122,8 @@ class Asked:
     Attributes:
         logits: (variants, N) float32; NaN where a picture is not shown in that way.
         maps: (variants, N, hints.CHANNELS, *Question.maps) float16.
-        places: (variants, N, *Question.places) float16, logits.
+        places: (variants, N, *Question.places) float16, logits; with the head `patches` each is the strongest
+            of those that lie there, else their mean.
     """
 
     logits: NDArray[np.float32]
@@ -147,6 +149,7 @@ def ask(
     logits = np.full(shape, np.nan, np.float32)
     maps = None if about.maps is None else np.zeros((*shape, hints.CHANNELS, *about.maps), np.float16)
     places = None if about.places is None else np.zeros((*shape, *about.places), np.float16)
+    gather = adaptive_avg_pool2d if network.patches is None else adaptive_max_pool2d
     directions: hints.Directions | None = None
 
     @torch.no_grad()
@@ -157,7 +160,7 @@ def ask(
 
     if maps is not None:
         some = list(pictures.in_order(TEACHER_BATCH, pictures.variants[0]))
-        directions = hints.Directions((look(batch).layer3 for batch in some[:: max(1, len(some) // 16)]), seed)
+        directions = hints.Directions((look(batch).inner for batch in some[:: max(1, len(some) // 16)]), seed)
     steps = -(-len(pictures) // TEACHER_BATCH)
     for number, variant in enumerate(pictures.variants):
         batches = pictures.in_order(TEACHER_BATCH, variant)
@@ -167,10 +170,9 @@ def ask(
             where = slice(place * TEACHER_BATCH, place * TEACHER_BATCH + len(batch))
             logits[variant, where] = said.logits.float().cpu().numpy()
             if maps is not None and about.maps is not None and directions is not None:
-                maps[variant, where] = directions.reduce(said.layer3, about.maps)
+                maps[variant, where] = directions.reduce(said.inner, about.maps)
             if places is not None and about.places is not None:
-                assert said.places is not None  # `_listen` asks no others
-                places[variant, where] = adaptive_avg_pool2d(said.places.float(), about.places).half().cpu().numpy()
+                places[variant, where] = gather(said.places.float(), about.places).half().cpu().numpy()
     return Asked(logits, maps, places)
 
 
@@ -198,28 +200,23 @@ class SoftLoss:
 def _listen(
     config: Config, known: teacher.Teacher, network: student.Student, pictures: Pictures
 ) -> tuple[torch.nn.Module, loop.Loss, loop.Loss]:
-    """What is trained, its loss, and the part of the loss that is about the logits alone.
-
-    Raises:
-        TrainingError: places are asked of a teacher whose places do not sum up to its verdict.
-    """
-    wanted = config.student
-    if known.patches is not None and wanted.places:
-        raise TrainingError(
-            f'student.places = {wanted.places:g} with a teacher of head "patches"; expected 0: the mean of its '
-            f"places is not its verdict on the picture, as a heat map's is; set student.places = 0"
-        )
+    """What is trained, its loss, and the part of the loss that is about the logits alone."""
+    wanted, inner = config.student, hints.map_size(network)
+    strongest = known.patches is not None  # places make its verdict, not their mean
     about = Question(
-        hints.map_size(network) if wanted.hints else None, network.spec.map_size if wanted.places else None
+        inner if wanted.hints else None, (inner if strongest else network.spec.map_size) if wanted.places else None
     )
     asked = ask(known, pictures, config.teacher.precision, about, config.seed)
-    soft: loop.Loss = SoftLoss(asked.logits, wanted.temperature, wanted.soft_share)
+    zero = 0.0 if known.patches is None else known.patches.threshold
+    soft: loop.Loss = SoftLoss(asked.logits - np.float32(zero), wanted.temperature, wanted.soft_share)
     if about == Question():
         return network, soft, soft
-    hinted, loss = hints.Hinted(network), soft
+    hinted, loss = hints.Hinted(network, foretells_places=strongest and wanted.places > 0), soft
     if asked.maps is not None:
         loss = hints.hint_loss(loss, hinted, asked.maps, wanted.hints)
-    if asked.places is not None:
+    if asked.places is not None and strongest:
+        loss = hints.strongest_loss(loss, hinted, asked.places, pictures.variants, wanted.places)
+    elif asked.places is not None:
         loss = hints.place_loss(loss, hinted, asked.places, wanted.temperature, wanted.places)
     return hinted, loss, soft
 
@@ -232,6 +229,6 @@ def _settings(wanted: StudentConfig) -> loop.Settings:
         balance=wanted.balance,
         schedule="cosine",
         weight_decay=wanted.weight_decay,
-        jitter=JITTER,
+        jitter=wanted.jitter,
         average=wanted.average,
     )

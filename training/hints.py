@@ -1,10 +1,12 @@
-"""What the teacher says of each place: feature hints from its layer3, and its verdict place by place.
+"""What the teacher says of each place: feature hints from an inner map, and its verdict place by place.
 
-For the hints an inner map of the student is to foretell the teacher's layer3 map, whose 1024
-channels are reduced to their `CHANNELS` strongest directions (principal components over the
-training pictures), each scaled to unit variance. Its verdict on a place is the logit that it would
-give a picture which looked like this place everywhere; the student's heat map is to agree. Leaves
-out: the loss on a picture's logit (`distill.py`).
+For the hints an inner map of the student is to foretell the teacher's (layer3's, or that of the
+head `patches`), whose channels are reduced to their `CHANNELS` strongest directions (principal
+components over the training pictures), each scaled to unit variance. Its verdict on a place is the
+logit that it would give a picture which looked like this place everywhere; the student's heat map
+is to agree. The verdicts of the head `patches` are no such logits, the strongest decide: the
+student's inner map is to foretell the strongest around each of its places. Leaves out: the loss on
+a picture's logit (`distill.py`).
 
 Source: Romero et al. 2015, "FitNets: Hints for thin deep nets", section 2.1, the hint trained
 together with the rest; Zhou et al. 2016, "Learning deep features for discriminative localization",
@@ -13,7 +15,7 @@ section 2, for the verdicts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -36,14 +38,16 @@ class Hinted(nn.Module):
     Attributes:
         said: (n, CHANNELS, h, w), what the last forward pass foretold.
         heat: (n, rows, columns), the student's own heat map in that pass.
+        strongest: (n, h, w), what it foretold of the places' verdicts; empty unless it `foretells_places`.
     """
 
-    def __init__(self, student: Student) -> None:
+    def __init__(self, student: Student, foretells_places: bool = False) -> None:
         super().__init__()
         self.student = student
         index = hinted_block(student)
         self.foretell = nn.Conv2d(student.spec.blocks[index].channels, CHANNELS, 1)
-        self.said = self.heat = torch.empty(0)
+        self.judge = nn.Conv2d(student.spec.blocks[index].channels, 1, 1) if foretells_places else None
+        self.said = self.heat = self.strongest = torch.empty(0)
         self._block = index
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -53,6 +57,8 @@ class Hinted(nn.Module):
             x = block(x)
             if index == self._block:
                 self.said = self.foretell(x)
+                if self.judge is not None:
+                    self.strongest = self.judge(x)[:, 0]
         self.heat = self.student.warm(x)
         return self.student.judge(x)
 
@@ -113,5 +119,26 @@ def place_loss(loss: Loss, hinted: Hinted, places: NDArray[np.float16], temperat
     def both(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         aim = torch.from_numpy(places[batch.variants, batch.indices]).to(logits.device).float()
         return loss(logits, labels, batch) + weight * soft_loss(hinted.heat.float(), aim, temperature)
+
+    return both
+
+
+def strongest_loss(
+    loss: Loss, hinted: Hinted, places: NDArray[np.float16], shown: Sequence[int], weight: float
+) -> Loss:
+    """`loss` plus `weight` times the mean squared error of what the student foretells of the places' verdicts.
+
+    Args:
+        places: (variants, N, h, w), the teacher's; taken from their mean, in units of their spread.
+        shown: the variants that pictures are shown in.
+    """
+    known = places[list(shown)].astype(np.float32)
+    mean, spread = float(known.mean()), max(float(known.std()), 1e-6)
+
+    def both(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
+        aim = torch.from_numpy(places[batch.variants, batch.indices]).to(logits.device).float()
+        return loss(logits, labels, batch) + weight * functional.mse_loss(
+            hinted.strongest.float(), (aim - mean) / spread
+        )
 
     return both

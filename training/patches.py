@@ -26,6 +26,8 @@ from training.settings import Loss
 LAYERS = (512, 1024)
 """Channels of layer2 and layer3."""
 HIDDEN = 512
+NORMED = 3
+"""Layers of `Patches.judge` up to its batch norm."""
 MOST = 8192
 """Places that are noised and judged in one step of training; of more, these many are drawn."""
 
@@ -35,12 +37,13 @@ class Patches(nn.Module):
 
     Attributes:
         said: after a pass in train mode, the logits of some places, (n,), and of their noised twins, (n,).
+        threshold: of a trained head, what its pictures' logits are told apart at: their zero means nothing.
     """
 
     mean: torch.Tensor
     spread: torch.Tensor
 
-    def __init__(self, noise: float = 0.5, worst: float = 0.0) -> None:
+    def __init__(self, noise: float = 0.5, worst: float = 0.0, threshold: float = 0.0) -> None:
         """A head that has learned nothing yet.
 
         Args:
@@ -61,6 +64,7 @@ class Patches(nn.Module):
         self.register_buffer("spread", torch.ones(channels, 1, 1))
         self.noise = noise
         self.worst = worst
+        self.threshold = threshold
         self.said = (torch.empty(0), torch.empty(0))
 
     def measure(self, maps: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
@@ -74,19 +78,31 @@ class Patches(nn.Module):
         self.spread.copy_((squared / count - mean.square()).clamp_min(1e-6).sqrt().view(-1, 1, 1))
 
     def forward(self, layer2: torch.Tensor, layer3: torch.Tensor) -> torch.Tensor:
-        """Logits (N,).
+        """Logits (N,)."""
+        if self.training:
+            places = self._scaled(layer2, layer3)
+            self._tell_apart(places.transpose(0, 1).flatten(1))
+            return places.new_zeros(len(places))  # what is learned from is `said`
+        return self.sum_up(self.look(layer2, layer3)[1])
+
+    def look(self, layer2: torch.Tensor, layer3: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the places are judged by, (N, HIDDEN, h, w), and their logits, (N, h, w)."""
+        hidden = self.judge[:NORMED](self._scaled(layer2, layer3))
+        return hidden, self.judge[NORMED:](hidden)[:, 0].float()
+
+    def sum_up(self, places: torch.Tensor) -> torch.Tensor:
+        """Pictures' logits (N,) of their places' (N, h, w).
 
         Many weak places raise the log of the summed odds as one strong one does; the mean of the worst few is
         deaf to a single odd place.
         """
-        places = (_join(layer2, layer3) - self.mean) / self.spread
-        if self.training:
-            self._tell_apart(places.transpose(0, 1).flatten(1))
-            return places.new_zeros(len(places))  # what is learned from is `said`
-        logits: torch.Tensor = self.judge(places)[:, 0].flatten(1).float()
+        logits = places.flatten(1)
         if self.worst:
             return logits.topk(math.ceil(self.worst * logits.shape[1]), 1).values.mean(1)
         return logits.logsumexp(1) - math.log(logits.shape[1]) / 2
+
+    def _scaled(self, layer2: torch.Tensor, layer3: torch.Tensor) -> torch.Tensor:
+        return (_join(layer2, layer3) - self.mean) / self.spread
 
     def _tell_apart(self, places: torch.Tensor) -> None:
         """Judge some of the `places` (features, n) and their noised twins."""

@@ -34,14 +34,15 @@ class Look(NamedTuple):
 
     Attributes:
         logits: (N,).
-        layer3: its map (N, 1024, h, w), h and w a sixteenth of the picture's.
-        places: (N, rows, columns), the logit of each place: of a picture that looked like it everywhere;
-            their mean is the picture's. None with the head `patches`, where it is not.
+        inner: a map that it judges by: layer3's (N, 1024, h, w), h and w a sixteenth of the picture's; or, with
+            the head `patches`, that head's own (N, patches.HIDDEN, 2h, 2w).
+        places: (N, rows, columns), the logit of each place. Their mean is the picture's; with the head
+            `patches` the strongest make it.
     """
 
     logits: torch.Tensor
-    layer3: torch.Tensor
-    places: torch.Tensor | None
+    inner: torch.Tensor
+    places: torch.Tensor
 
 
 class Teacher(nn.Module):
@@ -85,7 +86,8 @@ class Teacher(nn.Module):
         """All that is said of images float (N, 1 or 3, H, W) in 0..1, in one pass."""
         layer2, layer3 = self.maps(images)
         if self.patches is not None:
-            return Look(self.patches(layer2, layer3), layer3, None)
+            inner, places = self.patches.look(layer2, layer3)
+            return Look(self.patches.sum_up(places), inner, places)
         layer4 = self.resnet.layer4(layer3)
         places = functional.conv2d(layer4, self.resnet.fc.weight[:, :, None, None], self.resnet.fc.bias)[:, 0]
         return Look(places.mean((1, 2)), layer3, places)
@@ -155,7 +157,9 @@ def load(path: Path) -> Teacher:
     content = first_weights.torch_load(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise TrainingError(f"{path}: not a teacher of this version ({FORMAT}); expected teacher.pt; train it again")
-    patches = Patches(worst=content.get("worst", 0.0)) if content.get("head") == "patches" else None
+    patches = None
+    if content.get("head") == "patches":
+        patches = Patches(worst=content.get("worst", 0.0), threshold=content["facts"].get("threshold", 0.0))
     teacher = Teacher(content["stride_in_1x1"], patches=patches)
     try:
         teacher.load_state_dict(content["state"])

@@ -23,19 +23,23 @@ SCALE = (-0.25, 0.35)
 """Natural logarithms of the scales between which a picture is shown."""
 
 
-def show(image: NDArray[np.uint8], rng: np.random.Generator, mirrors: tuple[int, ...]) -> NDArray[np.uint8]:
+def show(
+    image: NDArray[np.uint8], rng: np.random.Generator, mirrors: tuple[int, ...], reach: float = 1.0
+) -> NDArray[np.uint8]:
     """A picture (C, H, W) uint8 in one way: mirrored, turned, scaled and moved, reflected at the edge; then relit.
 
     Args:
         rng: draws the way.
         mirrors: the mirrorings to draw from, as `data.VARIANTS` has them.
+        reach: share of the greatest turn, scale and shift that is drawn from; light changes alike.
     """
     height, width = image.shape[1:]
     mirror = int(rng.choice(np.array(mirrors)))
     middle = ((width - 1) / 2, (height - 1) / 2)
     matrix = np.eye(3)
-    matrix[:2] = cv2.getRotationMatrix2D(middle, rng.uniform(-TURN_DEG, TURN_DEG), np.exp(rng.uniform(*SCALE)))
-    matrix[:2, 2] += rng.uniform(-SHIFT, SHIFT, 2) * (width, height)
+    turn_deg, scale = rng.uniform(-TURN_DEG, TURN_DEG), np.exp(reach * rng.uniform(*SCALE))
+    matrix[:2] = cv2.getRotationMatrix2D(middle, reach * turn_deg, scale)
+    matrix[:2, 2] += reach * rng.uniform(-SHIFT, SHIFT, 2) * (width, height)
     flip = np.eye(3)
     if mirror & 1:
         flip[0] = (-1, 0, width - 1)

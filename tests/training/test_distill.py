@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from diagline.config import Config
+from diagline.config_train import StudentConfig
 from diagline.errors import TrainingError
 from diagline.samples import SampleSet
 from training import distill, evaluate, hints, loop, student, student_spec, teacher
@@ -131,6 +132,12 @@ def test_the_student_without_a_teacher_differs_in_nothing_else(config: Config) -
     without = distill.alone(taught)
     assert without.student == replace(taught.student, **dict.fromkeys(heard, 0.0))
     assert replace(without, student=taught.student) == taught
+
+
+def test_the_student_without_a_teacher_is_shown_nothing_that_has_no_label(config: Config) -> None:
+    taught = replace(config.student, soft_share=1.0, views=4, shown="altered", jitter=0.0)
+    without = distill.alone(replace(config, student=taught)).student
+    assert (without.shown, without.views, without.jitter) == ("moved", 0, StudentConfig().jitter)
 
 
 def test_int8_fine_tuning_ends_in_a_folded_student_and_says_what_it_gained(

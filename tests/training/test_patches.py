@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,11 @@ from sklearn.metrics import roc_auc_score
 
 from diagline.config import Config
 from diagline.config_train import TeacherConfig
-from diagline.errors import ConfigError, TrainingError
+from diagline.errors import ConfigError
 from diagline.samples import DEFECT, GOOD, SampleSet
 from export.to_onnx import teacher_onnx
-from training import distill, patches, teach, teacher
-from training.data import Batch
+from training import distill, hints, patches, student, student_spec, teach, teacher
+from training.data import Batch, Pictures
 
 Paint = Callable[..., SampleSet]
 
@@ -96,9 +97,9 @@ def test_the_saved_head_says_what_the_trained_one_said_in_torch_and_as_onnx(aske
     images = torch.rand(3, 1, 48, 48)
     with torch.no_grad():
         network.patches.measure([network.maps(images)])  # type: ignore[union-attr]
-        said, layer3, places = network.look(images)
+        said, inner, places = network.look(images)
         assert torch.equal(network(images), said)
-        assert layer3.shape == (3, 1024, 3, 3) and places is None
+        assert inner.shape == (3, patches.HIDDEN, 6, 6) and places.shape == (3, 6, 6)
         teacher.save(network, tmp_path / "teacher.pt", {})
         assert torch.equal(teacher.load(tmp_path / "teacher.pt")(images), said)
     model = onnxruntime.InferenceSession(teacher_onnx(network, asked.input))
@@ -109,12 +110,56 @@ def test_the_saved_head_says_what_the_trained_one_said_in_torch_and_as_onnx(aske
     np.testing.assert_allclose(np.ravel(out), expected.numpy(), rtol=1e-3, atol=1e-3)
 
 
-def test_its_places_are_not_taught_to_a_heat_map(paint: Paint, asked: Config, tmp_path: Path) -> None:
-    teacher.save(teacher.Teacher(freeze=4, patches=patches.Patches()), tmp_path / "teacher.pt", {})
-    wanted = replace(asked, student=replace(asked.student, places=1.0))
-    with pytest.raises(TrainingError, match=r'student\.places = 1 with a teacher of head "patches"; expected 0'):
-        distill.distill(wanted, tmp_path / "teacher.pt", [paint(3, 2)], [], tmp_path / "student")
-    assert not (tmp_path / "student").exists()
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    """A teacher whose head was never trained, told apart at logit 3."""
+    torch.manual_seed(8)
+    teacher.save(teacher.Teacher(freeze=4, patches=patches.Patches()), tmp_path / "odd.pt", {"threshold": 3.0})
+    return tmp_path / "odd.pt"
+
+
+def test_the_strongest_place_around_each_of_the_students_is_asked_for(paint: Paint, asked: Config, odd: Path) -> None:
+    network = teacher.load(odd)
+    pictures = Pictures([paint(3, 2)], asked.input, "none", 0)
+    said = distill.ask(network, pictures, "fp32", distill.Question(places=(3, 3))).places
+    with torch.no_grad():
+        places = network.look(torch.from_numpy(next(pictures.in_order(5))).float() / 255).places
+    blocks = places.numpy().reshape(5, 3, 2, 3, 2).max((2, 4))
+    assert said is not None and said.shape == (1, 5, 3, 3)
+    np.testing.assert_allclose(said[0], blocks, rtol=2e-3, atol=2e-3)
+
+
+def test_a_student_foretells_the_strongest_places(paint: Paint, asked: Config, odd: Path, tmp_path: Path) -> None:
+    heard = replace(asked.student, soft_share=0.0, places=5.0)
+    made = distill.distill(replace(asked, student=heard), odd, [paint(6, 4)], [], tmp_path / "student")
+    row, *_ = json.loads((tmp_path / "student" / "history.json").read_text())
+    assert row["loss"] > 2  # five times a variance of one, and the labels: the verdicts were heard
+    plain = student.fold(student.Student(student_spec.spec("S10", asked.input)))
+    assert set(student.load(made).state_dict()) == set(plain.state_dict())  # what foretold them is gone
+
+
+def test_the_loss_on_the_strongest_places_is_the_one_written_down() -> None:
+    class Said:
+        strongest = torch.tensor([[[1.0, -2.0]], [[0.5, 4.0]]], requires_grad=True)
+
+    places = np.array([[[[3.0, -1.0]], [[0.0, 2.0]]], [[[900.0, 9.0]], [[9.0, 9.0]]]], np.float16)
+    loss = hints.strongest_loss(lambda *_: torch.tensor(7.0), Said(), places, (0,), 0.5)  # type: ignore[arg-type]
+    value = loss(torch.zeros(2), torch.zeros(2), Batch(np.array([1, 0]), np.array([0, 0])))
+    known = np.array([3.0, -1.0, 0.0, 2.0])
+    aims = (np.array([0.0, 2.0, 3.0, -1.0]) - known.mean()) / known.std()
+    expected = ((np.array([1.0, -2.0, 0.5, 4.0]) - aims) ** 2).mean()
+    assert float(value.detach()) == pytest.approx(7 + 0.5 * expected, rel=1e-5)
+
+
+def test_a_student_counts_from_its_threshold_on(paint: Paint, asked: Config, odd: Path) -> None:
+    known, pictures = teacher.load(odd), Pictures([paint(3, 2)], asked.input, "none", 0)
+    network = student.Student(student_spec.spec("S10", asked.input))
+    wanted = replace(asked, student=replace(asked.student, soft_share=1.0))
+    said = torch.from_numpy(distill.ask(known, pictures, "fp32").logits[0])
+    _, _, soft = distill._listen(wanted, known, network, pictures)
+    batch = Batch(np.arange(5), np.zeros(5, np.int64))
+    by_shift = {shift: float(soft(said - shift, torch.zeros(5), batch)) for shift in (0.0, 2.5, 3.0, 3.5)}
+    assert min(by_shift, key=by_shift.__getitem__) == 3.0
 
 
 def test_features_are_measured_in_their_own_spread() -> None:
@@ -129,15 +174,9 @@ def test_features_are_measured_in_their_own_spread() -> None:
 
 
 def test_one_bad_place_among_many_good_ones_makes_a_picture_bad() -> None:
-    class Given(torch.nn.Module):
-        def forward(self, places: torch.Tensor) -> torch.Tensor:
-            return places[:, :1]
-
-    head = patches.Patches().eval()
-    head.judge = Given()  # type: ignore[assignment]
-    layer2, layer3 = torch.full((2, 512, 10, 10), -8.0), torch.zeros(2, 1024, 5, 5)
-    layer2[1, :, 3:6, 3:6] = 60.0
-    good, bad = head(layer2, layer3).tolist()
+    places = torch.full((2, 10, 10), -8.0)
+    places[1, 4, 4] = 4.0
+    good, bad = patches.Patches().sum_up(places).tolist()
     assert good < 0 < bad
 
 
