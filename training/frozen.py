@@ -5,6 +5,8 @@ Leaves out: training (`loop.py`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from torch import nn
 from diagline.console import console, track
 from training import launch, precision
 from training.data import Batch, Pictures
+from training.patches import Patches
 from training.teacher import Teacher
 
 BATCH = 16
@@ -30,6 +33,29 @@ class Head(nn.Module):
         """Logits (N,) of maps that the loop has scaled by 1/255, as it scales pictures."""
         logits: torch.Tensor = self.rest(maps * 255)
         return logits.flatten()
+
+
+class PlacesHead(nn.Module):
+    """The head `patches` on kept maps: (N, 1, 1, n), all values of layer2 and then all of layer3, to logits (N,).
+
+    Args:
+        layer2, layer3: the maps' shapes, (C, h, w).
+    """
+
+    def __init__(self, patches: Patches, layer2: torch.Size, layer3: torch.Size) -> None:
+        super().__init__()
+        self.patches = patches
+        self._shapes = layer2, layer3
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Logits (N,) of maps that the loop has scaled by 1/255, as it scales pictures."""
+        logits: torch.Tensor = self.patches(*self.apart(maps * 255))
+        return logits
+
+    def apart(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Layer2's maps and layer3's."""
+        fine, coarse = maps.flatten(1).tensor_split([self._shapes[0].numel()], 1)
+        return fine.reshape(-1, *self._shapes[0]), coarse.reshape(-1, *self._shapes[1])
 
 
 class KeptMaps(Pictures):
@@ -57,35 +83,48 @@ def split(
     """What to train, on what, and what to choose by: the rest of the teacher on kept maps, where they fit into memory.
 
     Args:
-        frozen: 1 to 4 leading stages.
+        frozen: 1 to 4 leading stages; 4 with the head `patches`.
         numbers: the precision they are computed in: auto, fp32 or bf16.
     """
     device = launch.here().device
-    kept = keep(teacher, frozen, pictures, numbers, device)
-    judged = None if validation is None or kept is None else keep(teacher, frozen, validation, numbers, device)
-    if kept is None or (validation is not None and judged is None):
-        return teacher, pictures, validation
-    return Head(teacher.split(frozen)[1]), kept, judged
-
-
-def keep(teacher: Teacher, frozen: int, pictures: Pictures, numbers: str, device: torch.device) -> KeptMaps | None:
-    """The maps that the first `frozen` stages (1 to 4) make of every picture in every way it is shown.
-
-    Args:
-        numbers: the precision they are computed in: auto, fp32 or bf16.
-
-    Returns:
-        None where they would take more than `CACHE_BYTES`: then they are computed in each step.
-    """
-    stages, _ = teacher.split(frozen)
     teacher.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    stages, head = _apart(teacher, frozen, pictures.shape)
 
     @torch.no_grad()
     def run(batch: NDArray[np.uint8]) -> NDArray[np.float16]:
         pixels = precision.to_pixels(batch, device)
         with precision.autocast(numbers, device.type):
-            return stages((pixels - teacher.mean) / teacher.std).half().cpu().numpy()  # type: ignore[no-any-return]
+            return stages(pixels).half().cpu().numpy()  # type: ignore[no-any-return]
 
+    kept = keep(run, pictures)
+    judged = None if validation is None or kept is None else keep(run, validation)
+    if kept is None or (validation is not None and judged is None):
+        return teacher, pictures, validation
+    return head, kept, judged
+
+
+def _apart(
+    teacher: Teacher, frozen: int, shape: tuple[int, int, int]
+) -> tuple[Callable[[torch.Tensor], torch.Tensor], nn.Module]:
+    """What makes the maps of pixels (N, C, H, W) of this shape, and the head that judges them."""
+    if teacher.patches is None:
+        stages, rest = teacher.split(frozen)
+        return (lambda pixels: stages((pixels - teacher.mean) / teacher.std)), Head(rest)
+    with torch.no_grad():
+        layer2, layer3 = teacher.maps(torch.zeros(1, *shape, device=teacher.mean.device))
+
+    def both(pixels: torch.Tensor) -> torch.Tensor:
+        return torch.cat([maps.flatten(1) for maps in teacher.maps(pixels)], 1)[:, None, None]
+
+    return both, PlacesHead(teacher.patches, layer2.shape[1:], layer3.shape[1:])
+
+
+def keep(run: Callable[[NDArray[np.uint8]], NDArray[np.float16]], pictures: Pictures) -> KeptMaps | None:
+    """The maps that `run` makes of every picture in every way it is shown.
+
+    Returns:
+        None where they would take more than `CACHE_BYTES`: then they are computed in each step.
+    """
     one = run(next(pictures.in_order(1)))
     needed = one.nbytes * len(pictures) * len(pictures.variants)
     if needed > CACHE_BYTES:

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from diagline import files
@@ -59,11 +61,11 @@ def train_teacher(config: Config, train: Sequence[SampleSet], val: Sequence[Samp
     trained: nn.Module = network
     settings = values.of_teacher(wanted)
     loss: values.Loss = values.hard_loss
+    if wanted.freeze and processes.count == 1:
+        trained, pictures, validation = frozen.split(network, wanted.freeze, pictures, validation, wanted.precision)
     if patches is not None:
         settings, loss = replace(settings, balance=False), loss_of(patches)
-        _measure(network, patches, pictures, wanted.precision)
-    elif wanted.freeze and processes.count == 1:
-        trained, pictures, validation = frozen.split(network, wanted.freeze, pictures, validation, wanted.precision)
+        _measure(trained, patches, pictures, wanted.precision)
     done = fit(trained, pictures, validation, settings, target, identity, loss)
 
     def conclude_and_save() -> None:
@@ -79,11 +81,18 @@ def train_teacher(config: Config, train: Sequence[SampleSet], val: Sequence[Samp
 
 
 @torch.no_grad()
-def _measure(network: teacher.Teacher, patches: Patches, pictures: Pictures, numbers: str) -> None:
+def _measure(trained: nn.Module, patches: Patches, pictures: Pictures, numbers: str) -> None:
     """Give the head its features' mean and spread over the training pictures as they are."""
     device = launch.here().device
-    network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    trained.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    def maps(batch: NDArray[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        if isinstance(trained, frozen.PlacesHead):
+            return trained.apart(torch.from_numpy(batch).to(device))
+        assert isinstance(trained, teacher.Teacher)
+        return trained.maps(to_pixels(batch, device))
+
     steps = -(-len(pictures) // frozen.BATCH)
     with autocast(numbers, device.type):
         batches = track(pictures.in_order(frozen.BATCH), "measuring good features", total=steps)
-        patches.measure(network.maps(to_pixels(batch, device)) for batch in batches)
+        patches.measure(maps(batch) for batch in batches)

@@ -17,7 +17,7 @@ from diagline.config_train import TeacherConfig
 from diagline.errors import ConfigError
 from diagline.samples import DEFECT, GOOD, SampleSet
 from export.to_onnx import teacher_onnx
-from training import distill, hints, patches, student, student_spec, teach, teacher
+from training import distill, evaluate, frozen, hints, patches, student, student_spec, teach, teacher
 from training.data import Batch, Pictures
 
 Paint = Callable[..., SampleSet]
@@ -116,6 +116,21 @@ def odd(tmp_path: Path) -> Path:
     torch.manual_seed(8)
     teacher.save(teacher.Teacher(freeze=4, patches=patches.Patches()), tmp_path / "odd.pt", {"threshold": 3.0})
     return tmp_path / "odd.pt"
+
+
+def test_maps_kept_once_train_the_same_head(
+    paint: Paint, asked: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = replace(asked, input=replace(asked.input, height_px=56), teacher=replace(asked.teacher, epochs=2))
+    train, val, made = [paint(6, 2)], [paint(3, 3, "val")], {}
+    for name, room in (("kept", frozen.CACHE_BYTES), ("each step", 10)):
+        monkeypatch.setattr(frozen, "CACHE_BYTES", room)
+        made[name] = teacher.load(teach.train_teacher(short, train, val, tmp_path / name))
+    pictures = Pictures(train, short.input, "none", 0)
+    kept, plain = (evaluate.predict(network, pictures.in_order(4)) for network in made.values())
+    np.testing.assert_allclose(kept, plain, rtol=0.02, atol=0.02)
+    learned = [json.loads((tmp_path / name / "history.json").read_text())[-1]["loss"] for name in made]
+    assert learned[0] == pytest.approx(learned[1], rel=0.02)
 
 
 def test_the_strongest_place_around_each_of_the_students_is_asked_for(paint: Paint, asked: Config, odd: Path) -> None:
