@@ -15,7 +15,7 @@ from torch import nn
 from diagline.console import console, track
 from training import launch, precision
 from training.data import Batch, Pictures
-from training.patches import Patches
+from training.patches import Patches, join
 from training.teacher import Teacher
 
 BATCH = 16
@@ -36,26 +36,16 @@ class Head(nn.Module):
 
 
 class PlacesHead(nn.Module):
-    """The head `patches` on kept maps: (N, 1, 1, n), all values of layer2 and then all of layer3, to logits (N,).
+    """The head `patches` on kept maps (N, C, h, w), to logits (N,)."""
 
-    Args:
-        layer2, layer3: the maps' shapes, (C, h, w).
-    """
-
-    def __init__(self, patches: Patches, layer2: torch.Size, layer3: torch.Size) -> None:
+    def __init__(self, patches: Patches) -> None:
         super().__init__()
         self.patches = patches
-        self._shapes = layer2, layer3
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """Logits (N,) of maps that the loop has scaled by 1/255, as it scales pictures."""
-        logits: torch.Tensor = self.patches(*self.apart(maps * 255))
+        logits: torch.Tensor = self.patches(maps.float() * 255)
         return logits
-
-    def apart(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Layer2's maps and layer3's."""
-        fine, coarse = maps.flatten(1).tensor_split([self._shapes[0].numel()], 1)
-        return fine.reshape(-1, *self._shapes[0]), coarse.reshape(-1, *self._shapes[1])
 
 
 class KeptMaps(Pictures):
@@ -88,7 +78,7 @@ def split(
     """
     device = launch.here().device
     teacher.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    stages, head = _apart(teacher, frozen, pictures.shape)
+    stages, head = _apart(teacher, frozen)
 
     @torch.no_grad()
     def run(batch: NDArray[np.uint8]) -> NDArray[np.float16]:
@@ -103,20 +93,12 @@ def split(
     return head, kept, judged
 
 
-def _apart(
-    teacher: Teacher, frozen: int, shape: tuple[int, int, int]
-) -> tuple[Callable[[torch.Tensor], torch.Tensor], nn.Module]:
-    """What makes the maps of pixels (N, C, H, W) of this shape, and the head that judges them."""
-    if teacher.patches is None:
-        stages, rest = teacher.split(frozen)
-        return (lambda pixels: stages((pixels - teacher.mean) / teacher.std)), Head(rest)
-    with torch.no_grad():
-        layer2, layer3 = teacher.maps(torch.zeros(1, *shape, device=teacher.mean.device))
-
-    def both(pixels: torch.Tensor) -> torch.Tensor:
-        return torch.cat([maps.flatten(1) for maps in teacher.maps(pixels)], 1)[:, None, None]
-
-    return both, PlacesHead(teacher.patches, layer2.shape[1:], layer3.shape[1:])
+def _apart(teacher: Teacher, frozen: int) -> tuple[Callable[[torch.Tensor], torch.Tensor], nn.Module]:
+    """What makes the maps of pixels (N, C, H, W), and the head that judges them."""
+    if teacher.patches is not None:
+        return (lambda pixels: join(*teacher.maps(pixels))), PlacesHead(teacher.patches)
+    stages, rest = teacher.split(frozen)
+    return (lambda pixels: stages((pixels - teacher.mean) / teacher.std)), Head(rest)
 
 
 def keep(run: Callable[[NDArray[np.uint8]], NDArray[np.float16]], pictures: Pictures) -> KeptMaps | None:

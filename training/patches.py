@@ -33,7 +33,7 @@ MOST = 8192
 
 
 class Patches(nn.Module):
-    """Maps of layer2 (N, 512, h, w) and layer3 (N, 1024, h/2, w/2) to logits (N,).
+    """Maps as `join` makes them of layer2 and layer3, (N, 1536, h, w), to logits (N,).
 
     Attributes:
         said: after a pass in train mode, the logits of some places, (n,), and of their noised twins, (n,).
@@ -67,27 +67,26 @@ class Patches(nn.Module):
         self.threshold = threshold
         self.said = (torch.empty(0), torch.empty(0))
 
-    def measure(self, maps: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    def measure(self, maps: Iterable[torch.Tensor]) -> None:
         """Take mean and spread of each feature from the maps of good pictures."""
         count, summed, squared = 0, torch.zeros(sum(LAYERS)).double(), torch.zeros(sum(LAYERS)).double()
-        for layer2, layer3 in maps:
-            places = _join(layer2, layer3).double().transpose(0, 1).flatten(1).cpu()
+        for each in maps:
+            places = each.double().transpose(0, 1).flatten(1).cpu()
             count, summed, squared = count + places.shape[1], summed + places.sum(1), squared + places.square().sum(1)
         mean = summed / count
         self.mean.copy_(mean.view(-1, 1, 1))
         self.spread.copy_((squared / count - mean.square()).clamp_min(1e-6).sqrt().view(-1, 1, 1))
 
-    def forward(self, layer2: torch.Tensor, layer3: torch.Tensor) -> torch.Tensor:
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """Logits (N,)."""
         if self.training:
-            places = self._scaled(layer2, layer3)
-            self._tell_apart(places.transpose(0, 1).flatten(1))
-            return places.new_zeros(len(places))  # what is learned from is `said`
-        return self.sum_up(self.look(layer2, layer3)[1])
+            self._tell_apart(maps.permute(0, 2, 3, 1).flatten(0, 2))
+            return maps.new_zeros(len(maps))  # what is learned from is `said`
+        return self.sum_up(self.look(maps)[1])
 
-    def look(self, layer2: torch.Tensor, layer3: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def look(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What the places are judged by, (N, HIDDEN, h, w), and their logits, (N, h, w)."""
-        hidden = self.judge[:NORMED](self._scaled(layer2, layer3))
+        hidden = self.judge[:NORMED]((maps - self.mean) / self.spread)
         return hidden, self.judge[NORMED:](hidden)[:, 0].float()
 
     def sum_up(self, places: torch.Tensor) -> torch.Tensor:
@@ -101,18 +100,16 @@ class Patches(nn.Module):
             return logits.topk(math.ceil(self.worst * logits.shape[1]), 1).values.mean(1)
         return logits.logsumexp(1) - math.log(logits.shape[1]) / 2
 
-    def _scaled(self, layer2: torch.Tensor, layer3: torch.Tensor) -> torch.Tensor:
-        return (_join(layer2, layer3) - self.mean) / self.spread
-
     def _tell_apart(self, places: torch.Tensor) -> None:
-        """Judge some of the `places` (features, n) and their noised twins."""
+        """Judge some of the `places` (n, features) and their noised twins."""
         # seeded from torch's generator for the CPU, whose state the checkpoint holds
         drawn = torch.Generator(places.device).manual_seed(int(torch.randint(2**62, ())))
-        if places.shape[1] > MOST:
-            places = places[:, torch.randperm(places.shape[1], generator=drawn, device=places.device)[:MOST]]
+        if len(places) > MOST:
+            places = places[torch.randperm(len(places), generator=drawn, device=places.device)[:MOST]]
+        places = (places.float() - self.mean.flatten()) / self.spread.flatten()
         noise = torch.randn(places.shape, generator=drawn, device=places.device)
-        both = torch.cat([places, places + self.noise * noise], 1)
-        self.said = self.judge(both[None, :, :, None]).flatten().chunk(2)  # type: ignore[assignment]
+        both = torch.cat([places, places.add(noise, alpha=self.noise)])
+        self.said = self.judge(both.T[None, :, :, None]).flatten().chunk(2)  # type: ignore[assignment]
 
 
 def loss_of(patches: Patches) -> Loss:
@@ -125,8 +122,8 @@ def loss_of(patches: Patches) -> Loss:
     return loss
 
 
-def _join(layer2: torch.Tensor, layer3: torch.Tensor) -> torch.Tensor:
-    """(N, 1536, h, w): each place with its neighbours' mean, layer3 brought to layer2's size."""
+def join(layer2: torch.Tensor, layer3: torch.Tensor) -> torch.Tensor:
+    """Maps (N, 512, h, w) and (N, 1024, h/2, w/2) as one, (N, 1536, h, w): each place with its neighbours' mean."""
     fine, coarse = (functional.avg_pool2d(each.float(), 3, 1, 1) for each in (layer2, layer3))
     coarse = functional.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
     return torch.cat([fine, coarse], 1)

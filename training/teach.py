@@ -23,7 +23,7 @@ from training import settings as values
 from training.conclude import conclude, validation_pictures
 from training.data import Pictures, check_labels, check_trainable
 from training.loop import fit
-from training.patches import Patches, loss_of
+from training.patches import Patches, join, loss_of
 from training.precision import autocast, computed_precision, to_pixels
 
 
@@ -86,11 +86,10 @@ def _measure(trained: nn.Module, patches: Patches, pictures: Pictures, numbers: 
     device = launch.here().device
     trained.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
-    def maps(batch: NDArray[Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        if isinstance(trained, frozen.PlacesHead):
-            return trained.apart(torch.from_numpy(batch).to(device))
-        assert isinstance(trained, teacher.Teacher)
-        return trained.maps(to_pixels(batch, device))
+    def maps(batch: NDArray[Any]) -> torch.Tensor:
+        if isinstance(trained, teacher.Teacher):
+            return join(*trained.maps(to_pixels(batch, device)))
+        return torch.from_numpy(batch).to(device)  # they are kept
 
     steps = -(-len(pictures) // frozen.BATCH)
     with autocast(numbers, device.type):

@@ -22,7 +22,7 @@ from torchvision.models.resnet import Bottleneck
 from diagline import files
 from diagline.errors import TrainingError
 from training import weights as first_weights
-from training.patches import Patches
+from training.patches import Patches, join
 
 FORMAT = "diagline-teacher-1"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -78,7 +78,7 @@ class Teacher(nn.Module):
         """Logits (N,) of images float (N, 1 or 3, H, W) in 0..1."""
         # grey (N, 1, H, W) becomes three equal channels here, by broadcasting
         if self.patches is not None:
-            return self.patches(*self.maps(images))  # type: ignore[no-any-return]
+            return self.patches(join(*self.maps(images)))  # type: ignore[no-any-return]
         logits: torch.Tensor = self.resnet((images - self.mean) / self.std)
         return logits.flatten()
 
@@ -86,7 +86,7 @@ class Teacher(nn.Module):
         """All that is said of images float (N, 1 or 3, H, W) in 0..1, in one pass."""
         layer2, layer3 = self.maps(images)
         if self.patches is not None:
-            inner, places = self.patches.look(layer2, layer3)
+            inner, places = self.patches.look(join(layer2, layer3))
             return Look(self.patches.sum_up(places), inner, places)
         layer4 = self.resnet.layer4(layer3)
         places = functional.conv2d(layer4, self.resnet.fc.weight[:, :, None, None], self.resnet.fc.bias)[:, 0]

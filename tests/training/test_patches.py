@@ -40,11 +40,11 @@ def test_what_lies_off_the_good_features_stands_out() -> None:
         return places[:, :512], torch.nn.functional.avg_pool2d(places[:, 512:], 2)
 
     head = patches.Patches()
-    head.measure([good(16)])
+    head.measure([patches.join(*good(16))])
     loss, optimiser = patches.loss_of(head), torch.optim.AdamW(head.parameters(), 3e-4)
     nothing = torch.empty(0), torch.empty(0), Batch(np.zeros(0, np.int64), np.zeros(0, np.int64))
     for _ in range(160):
-        head(*good(8))
+        head(patches.join(*good(8)))
         value = loss(*nothing)
         optimiser.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
@@ -53,16 +53,16 @@ def test_what_lies_off_the_good_features_stands_out() -> None:
     layer2, layer3 = good(64)
     layer2[32:, :, 2:5, 2:5] += 2 * torch.randn(32, 512, 1, 1)
     with torch.no_grad():
-        said = head(layer2, layer3)
+        said = head(patches.join(layer2, layer3))
     assert roc_auc_score([0] * 32 + [1] * 32, said) > 0.95
 
 
 def test_the_worst_places_judge_alone_where_that_is_asked_and_the_file_remembers(tmp_path: Path) -> None:
     head = patches.Patches(worst=0.1).eval()
-    maps = torch.randn(2, 512, 8, 8), torch.randn(2, 1024, 4, 4)
+    maps = torch.randn(2, 1536, 8, 8)
     with torch.no_grad():
-        places = head.judge(patches._join(*maps))[:, 0].flatten(1)
-        torch.testing.assert_close(head(*maps), places.sort(1).values[:, -7:].mean(1))
+        places = head.judge(maps)[:, 0].flatten(1)
+        torch.testing.assert_close(head(maps), places.sort(1).values[:, -7:].mean(1))
     teacher.save(teacher.Teacher(freeze=4, patches=head), tmp_path / "teacher.pt", {})
     again = teacher.load(tmp_path / "teacher.pt").patches
     assert again is not None and again.worst == 0.1
@@ -72,8 +72,8 @@ def test_the_worst_places_judge_alone_where_that_is_asked_and_the_file_remembers
 def test_a_step_judges_no_more_places_than_it_may(monkeypatch: pytest.MonkeyPatch, most: int, judged: int) -> None:
     monkeypatch.setattr(patches, "MOST", most)
     head = patches.Patches(noise=1e-9).train()
-    maps = torch.randn(2, 512, 8, 8), torch.randn(2, 1024, 4, 4)
-    head(*maps)
+    maps = torch.randn(2, 1536, 8, 8)
+    head(maps)
     assert [len(said) for said in head.said] == [judged, judged]
     torch.testing.assert_close(*head.said)
     assert len(torch.unique(head.said[0].detach().round(decimals=5))) > 0.9 * judged  # no place twice
@@ -96,7 +96,7 @@ def test_the_saved_head_says_what_the_trained_one_said_in_torch_and_as_onnx(aske
     network = teacher.Teacher(freeze=4, patches=patches.Patches(0.5)).eval()
     images = torch.rand(3, 1, 48, 48)
     with torch.no_grad():
-        network.patches.measure([network.maps(images)])  # type: ignore[union-attr]
+        network.patches.measure([patches.join(*network.maps(images))])  # type: ignore[union-attr]
         said, inner, places = network.look(images)
         assert torch.equal(network(images), said)
         assert inner.shape == (3, patches.HIDDEN, 6, 6) and places.shape == (3, 6, 6)
@@ -180,10 +180,9 @@ def test_a_student_counts_from_its_threshold_on(paint: Paint, asked: Config, odd
 def test_features_are_measured_in_their_own_spread() -> None:
     torch.manual_seed(0)
     head = patches.Patches()
-    maps = [(3 + 2 * torch.randn(4, 512, 6, 6), torch.randn(4, 1024, 3, 3) - 5) for _ in range(20)]
+    maps = [patches.join(3 + 2 * torch.randn(4, 512, 6, 6), torch.randn(4, 1024, 3, 3) - 5) for _ in range(20)]
     head.measure(maps)
-    joined = torch.cat([patches._join(*each) for each in maps])
-    scaled = (joined - head.mean) / head.spread
+    scaled = (torch.cat(maps) - head.mean) / head.spread
     torch.testing.assert_close(scaled.mean((0, 2, 3)), torch.zeros(1536), atol=1e-3, rtol=0)
     torch.testing.assert_close(scaled.std((0, 2, 3)), torch.ones(1536), atol=1e-2, rtol=0)
 
