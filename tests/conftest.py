@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hypothesis
 import pytest
 from tiny_line import Diagline, Line, Outcome, paint_parts, write_config
+
+hypothesis.settings.register_profile("patient", deadline=None)  # how long an example takes proves nothing
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from diagline import config, config_file, config_generate
@@ -165,7 +165,6 @@ def test_a_config_is_plain_json_and_holds_every_default(written):
 KEYS = ("seed", "name", "data.root", "input.width_px", "teacher.epochs", "teacher.balance", "generate.textures", "run")
 
 
-@settings(deadline=None)
 @given(st.sampled_from(KEYS) | st.text(max_size=6), st.text(max_size=6))
 @example("data.root", "~0")  # of a user that is not there
 def test_any_override_is_taken_or_refused_with_a_config_error(key, value):

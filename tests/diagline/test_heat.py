@@ -7,7 +7,7 @@ import itertools
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -63,7 +63,6 @@ def test_a_letterboxed_part_takes_the_heat_along_and_the_grey_bars_take_theirs_a
     np.testing.assert_array_equal(overlay(wide, hot(0, 1), 0.0, GRID, contract), wide)  # row 7 is a bar
 
 
-@settings(deadline=None)
 @given(st.integers(1, 90), st.integers(1, 90), st.sampled_from(RESIZE_RULES))
 def test_an_even_heat_is_even_at_any_size(height: int, width: int, resize: str) -> None:
     spread = enlarge(np.full(GRID.size, -2.5), GRID, InputContract(64, 80, 3, resize), (height, width))

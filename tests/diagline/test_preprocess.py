@@ -17,7 +17,7 @@ contracts = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(sides_px, sides_px, st.sampled_from([(), (1,), (3,)]), contracts, st.integers(0, 255))
 def test_any_frame_takes_the_contracts_shape(height_px, width_px, channels, contract, value):
     frame = np.full((height_px, width_px, *channels), value, np.uint8)
@@ -29,7 +29,7 @@ def test_any_frame_takes_the_contracts_shape(height_px, width_px, channels, cont
     assert value in image
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data(), sides_px, sides_px, contracts)
 def test_a_defect_of_one_pixel_survives_any_resizing(data, height_px, width_px, contract):
     mask = np.zeros((height_px, width_px), np.uint8)
@@ -47,7 +47,7 @@ def test_a_defect_of_one_pixel_survives_when_one_side_shrinks_and_the_other_grow
         assert preprocess_mask(mask, contract).any(), x
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(20, 300), st.integers(20, 300), contracts)
 def test_a_mask_stays_over_the_defect_it_marks(height_px, width_px, contract):
     frame = np.zeros((height_px, width_px), np.uint8)
@@ -58,7 +58,7 @@ def test_a_mask_stays_over_the_defect_it_marks(height_px, width_px, contract):
 
 
 @given(contracts)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_an_empty_mask_stays_empty(contract):
     assert not preprocess_mask(np.zeros((50, 70), np.uint8), contract).any()
 

@@ -59,7 +59,7 @@ surfaces = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(surfaces, seeds)
 def test_what_a_sensor_gives_is_never_refused(surface: dict[str, float], seed: int) -> None:
     source = Source()
@@ -74,7 +74,7 @@ def covered(image: Image, seed: int) -> Image:
     return np.random.default_rng(seed).normal(4, 2, image.shape).clip(0, 255).astype(np.uint8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(surfaces, seeds, st.tuples(*[st.integers(0, 255)] * 3))
 def test_no_light_and_nothing_to_see_are_refused(
     surface: dict[str, float], seed: int, colour: tuple[int, int, int]
@@ -86,7 +86,7 @@ def test_no_light_and_nothing_to_see_are_refused(
         assert refusal is not None and refusal.check in checks, refusal
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(surfaces, seeds, st.data())
 def test_a_cut_transfer_is_refused_whatever_fills_the_rest(
     surface: dict[str, float], seed: int, data: st.DataObject

@@ -48,13 +48,13 @@ def specs(draw: st.DrawFn) -> StudentSpec:
     return StudentSpec(*size, stem, tuple(blocks), draw(st.sampled_from(["average", "max"])))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(specs(), SEEDS)
 def test_any_student_gives_the_bits_of_tflite_micro_heat_map_included(spec, seed):
     assert_same_bits(compile_tflite(int8_nets.of_spec(spec, seed), Judgement("student")), seed)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SEEDS)
 def test_any_network_of_the_known_operators_gives_the_bits_of_tflite_micro(seed):
     assert_same_bits(compile_tflite(int8_nets.of_anything(seed), Judgement("any")), seed)

@@ -35,7 +35,7 @@ def some_mask(height_px: int, width_px: int, seed: int) -> np.ndarray:
     return mask
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(height_px=SIDES, width_px=SIDES, seed=st.integers(0, 2**31), padding_px=st.integers(0, 60))
 def test_the_square_holds_the_mask_and_its_margin_and_leaves_the_picture_only_where_it_must(
     height_px: int, width_px: int, seed: int, padding_px: int
@@ -56,7 +56,7 @@ def test_the_square_holds_the_mask_and_its_margin_and_leaves_the_picture_only_wh
             assert start <= 0 and start + crop.side >= length
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     height_px=SIDES,
     width_px=SIDES,
@@ -81,7 +81,7 @@ def test_outside_the_mask_every_bit_stays_and_inside_the_square_comes_through(
     assert painted.max() == 255
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(height_px=SIDES, width_px=SIDES, seed=st.integers(0, 2**31), padding_px=st.integers(0, 40))
 def test_a_square_that_nothing_was_painted_on_goes_back_unchanged(
     height_px: int, width_px: int, seed: int, padding_px: int
@@ -114,7 +114,7 @@ def test_beyond_a_narrow_picture_its_surface_goes_on() -> None:
     assert np.array_equal(square[:, 14], image[:, 1]) and np.array_equal(square[:, 25], image[:, 8])
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     height_px=st.integers(1, 300),
     width_px=st.integers(1, 300),

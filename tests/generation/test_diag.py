@@ -61,7 +61,7 @@ def changed(painted: Painted, asked: Job) -> np.ndarray:
     return (painted.image_bgr != asked.normal_bgr).any(axis=2)
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     height_px=st.integers(3, 100),
     width_px=st.integers(3, 100),

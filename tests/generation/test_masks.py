@@ -41,7 +41,7 @@ def test_noise_is_perlins_definition_also_where_scales_do_not_divide_sides(
     np.testing.assert_allclose(fast, slow_perlin(*size, *scales, np.random.default_rng(5)), atol=2e-5)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(height_px=SIDES, width_px=SIDES, seed=st.integers(0, 2**32 - 1))
 def test_masks_have_the_asked_size_and_two_values(height_px: int, width_px: int, seed: int) -> None:
     mask = masks.perlin_mask(height_px, width_px, np.random.default_rng(seed))
@@ -92,7 +92,7 @@ def sparse(height_px: int, width_px: int, seed: int, share: float) -> np.ndarray
 SHARES = st.sampled_from([0.0, 0.01, 0.5, 1.0])
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(source=st.tuples(SIDES, SIDES), target=st.tuples(SIDES, SIDES), seed=st.integers(0, 2**32 - 1), share=SHARES)
 def test_a_fitted_mask_is_never_empty_and_no_pixel_of_it_is_lost(
     source: tuple[int, int], target: tuple[int, int], seed: int, share: float
@@ -150,7 +150,7 @@ def test_a_mask_of_one_pixel_and_one_that_leaves_one_pixel_are_usable() -> None:
     masks.check_mask(most, PICTURE, "most")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(height_px=SIDES, width_px=SIDES, seed=st.integers(0, 2**32 - 1), share=SHARES)
 def test_a_mask_comes_back_from_its_text(height_px: int, width_px: int, seed: int, share: float) -> None:
     mask = sparse(height_px, width_px, seed, share)

@@ -22,7 +22,7 @@ def picture(height_px: int, width_px: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height_px, width_px, 3), np.uint8)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(height_px=SIDES, width_px=SIDES, seed=st.integers(0, 2**32 - 1), textured=st.booleans())
 def test_outside_the_mask_nothing_changes_and_the_mask_is_never_empty(
     height_px: int, width_px: int, seed: int, textured: bool
@@ -166,7 +166,7 @@ def box(height_px: int, width_px: int, top: int, left: int, rows: int, columns: 
     return mask
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(height_px=SIDES, width_px=SIDES, seed=st.integers(0, 2**32 - 1), share=st.sampled_from([0.0, 0.05, 0.9]))
 def test_a_given_mask_is_filled_exactly_and_nothing_else_changes(
     height_px: int, width_px: int, seed: int, share: float
@@ -210,7 +210,7 @@ def test_given_masks_that_cannot_be_used_are_refused(mask: np.ndarray, message: 
         paint(picture(40, 30), np.random.default_rng(0), SETTINGS, mask=mask)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(height_px=SIDES, width_px=SIDES, seed=st.integers(0, 2**32 - 1), data=st.data())
 def test_perlin_masks_keep_inside_the_region_however_small(
     height_px: int, width_px: int, seed: int, data: st.DataObject

@@ -40,7 +40,7 @@ REGIONS = st.one_of(
 DRAWINGS = st.lists(REGIONS, min_size=1, max_size=4).map(lambda parts: drawing(*parts))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(drawn=DRAWINGS)
 def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, drawn: Regions) -> None:
     path = tmp_path_factory.getbasetemp() / "drawing.json"
@@ -57,7 +57,7 @@ def test_an_eraser_is_read_back_and_the_file_is_one_region_a_line(tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["drawing.json"]
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(drawn=DRAWINGS, height_px=SIDES, width_px=SIDES)
 def test_at_any_size_every_mask_shows_and_the_allowed_region_is_never_empty(
     drawn: Regions, height_px: int, width_px: int

@@ -36,7 +36,7 @@ def largest(mask: np.ndarray) -> np.ndarray:
     return labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     kind=KINDS, height_px=SIDES, width_px=SIDES, seed=SEEDS, sizes=st.tuples(st.floats(0.001, 1), st.floats(0.001, 1))
 )
@@ -53,7 +53,7 @@ def test_every_mask_has_the_asked_size_is_never_empty_and_never_the_whole_pictur
     assert np.array_equal(mask, again) and facts == same
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(kind=KINDS, height_px=SIDES, width_px=SIDES, seed=SEEDS, corners=st.integers(3, 8))
 def test_masks_stay_inside_the_region_also_where_it_is_ragged(
     kind: str, height_px: int, width_px: int, seed: int, corners: int
@@ -150,7 +150,7 @@ def test_pits_are_small_and_several() -> None:
     assert np.median(counts) >= 2 and max(widest) < 0.12 * 256
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(height_px=SIDES, width_px=SIDES, seed=SEEDS)
 def test_edge_chips_touch_the_pictures_edge(height_px: int, width_px: int, seed: int) -> None:
     mask = draw("edge_chip", height_px, width_px, seed)

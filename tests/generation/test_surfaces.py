@@ -21,7 +21,7 @@ def surface(name: str = "cast", height_px: int = 64, width_px: int = 48, seed: i
     return paint_surface(name, height_px, width_px, np.random.default_rng(seed))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(name=st.sampled_from(SURFACES), height_px=SIDES, width_px=SIDES, seed=st.integers(0, 2**32 - 1))
 def test_a_surface_has_the_asked_size_texture_and_exposure(name: str, height_px: int, width_px: int, seed: int) -> None:
     image = surface(name, height_px, width_px, seed)
@@ -49,7 +49,7 @@ def test_surfaces_differ_more_between_names_than_between_seeds() -> None:
             assert np.linalg.norm(own.mean(axis=0) - looks[other].mean(axis=0)) > spread, (name, other)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     name=st.sampled_from(DEFECTS),
     on=st.sampled_from(SURFACES),

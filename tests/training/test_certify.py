@@ -45,7 +45,7 @@ def test_the_sentence_of_110_defects_without_a_miss_is_exact():
 
 
 @given(st.integers(1, 400), st.data(), st.floats(0.5, 0.9999))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_bound_is_clopper_and_pearsons_one_sided(total, data, confidence):
     wrong = data.draw(st.integers(0, total))
     expected = binomtest(wrong, total, alternative="less").proportion_ci(confidence, method="exact").high
@@ -53,7 +53,7 @@ def test_the_bound_is_clopper_and_pearsons_one_sided(total, data, confidence):
 
 
 @given(st.integers(0, 12), st.floats(0.001, 0.5), st.floats(0.5, 0.999))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_one_part_fewer_than_needed_would_not_do(wrong, target, confidence):
     count = certify.needed(wrong, target, confidence)
     assert certify.upper_bound(wrong, count, confidence) <= target
@@ -187,7 +187,7 @@ def test_the_overkill_target_is_shown_as_often_as_the_rule_says():
 @given(
     st.lists(st.integers(-128, 127), min_size=1, max_size=30), st.lists(st.integers(-128, 127), min_size=1, max_size=30)
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_an_int8_threshold_is_a_step_and_stands_on_a_score_only_where_there_is_no_room(bad, good):
     steps = certify_threshold.candidates(np.sort(np.array(good, float)), np.sort(np.array(bad, float)), int8=True)
     assert ((steps == np.round(steps)) & (steps >= -128) & (steps <= 127)).all()

@@ -23,7 +23,6 @@ def parts(count: int, seed: int, gap: float = 1.5) -> tuple[np.ndarray, np.ndarr
     return labels, rng.normal(gap * labels, 1.0), [str(index) for index in range(count)]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 1), st.integers(-3, 3).map(float), st.integers(0, 3)), min_size=2, max_size=25),
     st.floats(-4, 4),
@@ -48,7 +47,7 @@ def test_undrawn_weights_give_the_figures_themselves() -> None:
     assert {name: found[name][0] for name in FIGURES} == pytest.approx({name: getattr(whole, name) for name in FIGURES})
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 4)), min_size=2, max_size=20))
 def test_no_draw_lacks_a_class_and_groups_stay_whole(rows: list[tuple[int, int]]) -> None:
     labels, home = (np.array(column) for column in zip(*rows, strict=True))

@@ -166,7 +166,7 @@ def test_too_few_held_out_defects_are_refused_with_their_number(
         value.judge(config, one_part, painted, "prompt", 3, 0.05)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.integers(-3, 3), min_size=1, max_size=12),
     st.lists(st.integers(-3, 3), min_size=1, max_size=12),

@@ -12,7 +12,7 @@ from generation.in_and_out.buckets import bucket_of, plan, step_of
 SIDES = st.integers(16, 5000)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(width_px=SIDES, height_px=SIDES, size=st.sampled_from([(256, 32), (512, 64), (768, 96)]))
 def test_a_bucket_keeps_the_aspect_and_up_to_one_to_four_the_area(
     width_px: int, height_px: int, size: tuple[int, int]
@@ -41,7 +41,7 @@ def test_kolektorsdd2s_601_sizes_fall_into_few_buckets() -> None:
     assert found == {(320, 832), (320, 896), (320, 960)}
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     real=st.lists(st.sampled_from([(8, 24), (16, 16), (24, 8)]), min_size=1, max_size=12),
     prior=st.integers(0, 9),
