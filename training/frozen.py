@@ -15,7 +15,7 @@ from torch import nn
 from diagline.console import console, track
 from training import launch, precision
 from training.data import Batch, Pictures
-from training.patches import Patches, join
+from training.patches import join
 from training.teacher import Teacher
 
 BATCH = 16
@@ -33,19 +33,6 @@ class Head(nn.Module):
         """Logits (N,) of maps that the loop has scaled by 1/255, as it scales pictures."""
         logits: torch.Tensor = self.rest(maps * 255)
         return logits.flatten()
-
-
-class PlacesHead(nn.Module):
-    """The head `patches` on kept maps (N, C, h, w), to logits (N,)."""
-
-    def __init__(self, patches: Patches) -> None:
-        super().__init__()
-        self.patches = patches
-
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """Logits (N,) of maps that the loop has scaled by 1/255, as it scales pictures."""
-        logits: torch.Tensor = self.patches(maps.float() * 255)
-        return logits
 
 
 class KeptMaps(Pictures):
@@ -96,7 +83,7 @@ def split(
 def _apart(teacher: Teacher, frozen: int) -> tuple[Callable[[torch.Tensor], torch.Tensor], nn.Module]:
     """What makes the maps of pixels (N, C, H, W), and the head that judges them."""
     if teacher.patches is not None:
-        return (lambda pixels: join(*teacher.maps(pixels))), PlacesHead(teacher.patches)
+        return (lambda pixels: join(*teacher.maps(pixels))), Head(teacher.patches)
     stages, rest = teacher.split(frozen)
     return (lambda pixels: stages((pixels - teacher.mean) / teacher.std)), Head(rest)
 

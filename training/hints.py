@@ -15,7 +15,7 @@ section 2, for the verdicts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -100,12 +100,7 @@ def hint_loss(loss: Loss, hinted: Hinted, maps: NDArray[np.float16], weight: flo
     Args:
         maps: (variants, N, CHANNELS, h, w), the teacher's per way of being shown and picture.
     """
-
-    def both(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
-        aim = torch.from_numpy(maps[batch.variants, batch.indices]).to(logits.device).float()
-        return loss(logits, labels, batch) + weight * functional.mse_loss(hinted.said.float(), aim)
-
-    return both
+    return _with(loss, maps, weight, lambda aim: functional.mse_loss(hinted.said.float(), aim))
 
 
 def place_loss(loss: Loss, hinted: Hinted, places: NDArray[np.float16], temperature: float, weight: float) -> Loss:
@@ -115,12 +110,7 @@ def place_loss(loss: Loss, hinted: Hinted, places: NDArray[np.float16], temperat
         places: (variants, N, rows, columns), the teacher's logits per way of being shown and picture.
         temperature: as in `soft_loss`.
     """
-
-    def both(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
-        aim = torch.from_numpy(places[batch.variants, batch.indices]).to(logits.device).float()
-        return loss(logits, labels, batch) + weight * soft_loss(hinted.heat.float(), aim, temperature)
-
-    return both
+    return _with(loss, places, weight, lambda aim: soft_loss(hinted.heat.float(), aim, temperature))
 
 
 def strongest_loss(
@@ -134,11 +124,14 @@ def strongest_loss(
     """
     known = places[list(shown)].astype(np.float32)
     mean, spread = float(known.mean()), max(float(known.std()), 1e-6)
+    return _with(loss, places, weight, lambda aim: functional.mse_loss(hinted.strongest.float(), (aim - mean) / spread))
+
+
+def _with(loss: Loss, said: NDArray[np.float16], weight: float, error: Callable[[torch.Tensor], torch.Tensor]) -> Loss:
+    """`loss` plus `weight` times the error against what the teacher `said`, (variants, N, ...), of a batch."""
 
     def both(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
-        aim = torch.from_numpy(places[batch.variants, batch.indices]).to(logits.device).float()
-        return loss(logits, labels, batch) + weight * functional.mse_loss(
-            hinted.strongest.float(), (aim - mean) / spread
-        )
+        aim = torch.from_numpy(said[batch.variants, batch.indices]).to(logits.device).float()
+        return loss(logits, labels, batch) + weight * error(aim)
 
     return both
