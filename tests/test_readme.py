@@ -57,6 +57,13 @@ def test_the_readme_quotes_the_recorded_figures() -> None:
             if len(seeds) > 1:
                 figures = " | ".join(f"{mean(aps[form]):.3f} ± {stdev(aps[form]):.3f}" for form in forms)
                 assert f"{len(seeds)} seeds | {figures}" in text, f"{name}, {shots}: {len(seeds)} seeds | {figures}"
+    value = json.loads((ROOT / "benchmarks/results/value.json").read_text())["magnetic_tile"]["method"]
+    (row,) = (each for each in value["rows"] if each["name"] == "memseg")
+    assert f"escape {row['escape_with']:.1%} with them, {row['escape_without']:.1%} without".replace("%", " %") in text
+    points = [f"{100 * row[key]:+.1f}" for key in ("difference", "low", "high")]
+    assert (
+        f"difference {points[0]} points, 95 % interval {points[1]} to {points[2]}; {value['defects']} held-out" in text
+    )
     latency = json.loads((ROOT / "benchmarks/results/edge_latency.json").read_text())
     for key in ("student_int8_p50_ms", "student_int8_p99_ms"):
         assert f"{latency[key]:.2f} ms" in text
