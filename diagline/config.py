@@ -129,12 +129,6 @@ class Config:
         if not self.name.replace("-", "").replace("_", "").isalnum():
             raise ConfigError(f"name = {self.name!r}; expected letters, digits, - and _ (it names files)")
         within("seed", self.seed, 0, 2**32 - 1)
-        shrink, size = self.teacher.shrink, self.input
-        if size.width_px % shrink or size.height_px % shrink:
-            raise ConfigError(
-                f"teacher.shrink = {shrink} with pictures of {size.width_px}x{size.height_px}; expected a whole "
-                f"number of times in both sides; change it, or input.width_px and height_px"
-            )
 
     @property
     def split_seed(self) -> int:

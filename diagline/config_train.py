@@ -28,8 +28,6 @@ class TeacherConfig:
             pictures only (`training/patches.py`); takes `freeze = 4`.
         noise: with "patches", the spread of the noise, in units of each feature's own.
         worst: with "patches", the share of the worst places whose mean judges the picture; 0: all places' summed odds.
-        shrink: it sees as many pixels along each side as one: a student that needs a fine picture can learn from a
-            teacher that finds more from farther off. 1: the picture as it is.
         batch_norm: "train" updates statistics all along; "frozen" never; "frozen_after_first_epoch"
             is what the paper's code did.
         labels: "record" takes a picture's own label; "mask" takes it again from the mask after
@@ -53,7 +51,6 @@ class TeacherConfig:
     head: str = "pool"
     noise: float = 0.5
     worst: float = 0.0
-    shrink: int = 1
     batch_norm: str = "train"
     labels: str = "record"
     keep: str = "best"
@@ -79,7 +76,6 @@ class TeacherConfig:
         one_of("teacher.flips", self.flips, FLIPS)
         one_of("teacher.precision", self.precision, ("auto", "fp32", "bf16"))
         within("teacher.freeze", self.freeze, 0, 4)
-        within("teacher.shrink", self.shrink, 1, 16)
         within("teacher.views", self.views, 0, 10_000)
         within("teacher.epochs", self.epochs, 1, 10_000)
         within("teacher.batch_size", self.batch_size, 1, 4096)

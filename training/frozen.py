@@ -85,7 +85,7 @@ def _apart(teacher: Teacher, frozen: int) -> tuple[Callable[[torch.Tensor], torc
     if teacher.patches is not None:
         return (lambda pixels: join(*teacher.maps(pixels))), Head(teacher.patches)
     stages, rest = teacher.split(frozen)
-    return (lambda pixels: stages(teacher.seen(pixels))), Head(rest)
+    return (lambda pixels: stages((pixels - teacher.mean) / teacher.std)), Head(rest)
 
 
 def keep(run: Callable[[NDArray[np.uint8]], NDArray[np.float16]], pictures: Pictures) -> KeptMaps | None:

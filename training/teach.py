@@ -47,7 +47,7 @@ def train_teacher(config: Config, train: Sequence[SampleSet], val: Sequence[Samp
             return made
         torch.manual_seed(config.seed)
         patches = Patches(wanted.noise, wanted.worst) if wanted.head == "patches" else None
-        network, report = teacher.build(wanted.weights, wanted.stride_in_1x1, wanted.freeze, patches, wanted.shrink)
+        network, report = teacher.build(wanted.weights, wanted.stride_in_1x1, wanted.freeze, patches)
         if patches is not None:
             train = [one.labelled(GOOD) for one in train]
         pictures = Pictures(train, config.input, wanted.flips, config.seed, labels=wanted.labels, views=wanted.views)

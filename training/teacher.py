@@ -50,18 +50,14 @@ class Teacher(nn.Module):
 
     Attributes:
         patches: judges the places of layer2 and layer3; None: layer4, the pool and one logit judge the picture.
-        shrink: as many pixels along each side are seen as one, their mean.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(
-        self, stride_in_1x1: bool = False, freeze: int = 0, patches: Patches | None = None, shrink: int = 1
-    ) -> None:
+    def __init__(self, stride_in_1x1: bool = False, freeze: int = 0, patches: Patches | None = None) -> None:
         super().__init__()
         self.stride_in_1x1 = stride_in_1x1
-        self.shrink = shrink
         self.patches = patches
         self.resnet = resnet50(weights=None)
         self.resnet.fc = nn.Linear(self.resnet.fc.in_features, 1)
@@ -80,16 +76,11 @@ class Teacher(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (N,) of images float (N, 1 or 3, H, W) in 0..1."""
+        # grey (N, 1, H, W) becomes three equal channels here, by broadcasting
         if self.patches is not None:
             return self.patches(join(*self.maps(images)))  # type: ignore[no-any-return]
-        logits: torch.Tensor = self.resnet(self.seen(images))
+        logits: torch.Tensor = self.resnet((images - self.mean) / self.std)
         return logits.flatten()
-
-    def seen(self, images: torch.Tensor) -> torch.Tensor:
-        """What the network is given of images float (N, 1 or 3, H, W) in 0..1: shrunk, normalised, (N, 3, h, w)."""
-        # grey (N, 1, H, W) becomes three equal channels here, by broadcasting
-        shrunk = functional.avg_pool2d(images, self.shrink) if self.shrink > 1 else images
-        return (shrunk - self.mean) / self.std
 
     def look(self, images: torch.Tensor) -> Look:
         """All that is said of images float (N, 1 or 3, H, W) in 0..1, in one pass."""
@@ -103,7 +94,7 @@ class Teacher(nn.Module):
 
     def maps(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Layer2's map (N, 512, 2h, 2w) and layer3's (N, 1024, h, w)."""
-        layer2 = self.split(3)[0](self.seen(images))
+        layer2 = self.split(3)[0]((images - self.mean) / self.std)
         return layer2, self.resnet.layer3(layer2)
 
     def split(self, count: int) -> tuple[nn.Sequential, nn.Sequential]:
@@ -122,7 +113,7 @@ class Teacher(nn.Module):
 
 
 def build(
-    weights: str, stride_in_1x1: bool, freeze: int, patches: Patches | None = None, shrink: int = 1
+    weights: str, stride_in_1x1: bool, freeze: int, patches: Patches | None = None
 ) -> tuple[Teacher, first_weights.WeightsReport]:
     """A teacher with first weights.
 
@@ -132,12 +123,11 @@ def build(
         stride_in_1x1: put a block's stride into its first 1x1, as ResNet v1 weights expect.
         freeze: leading stages that are not trained, batch norm included (1 = conv1, 2 = and layer1, ...).
         patches: the head for good parts alone, in place of layer4 and fc.
-        shrink: as `Teacher.shrink`.
 
     Raises:
         TrainingError: the file is missing, unreadable or fits nowhere, or the download failed.
     """
-    teacher = Teacher(stride_in_1x1, freeze, patches, shrink)
+    teacher = Teacher(stride_in_1x1, freeze, patches)
     return teacher, first_weights.load(teacher.resnet, weights)
 
 
@@ -149,7 +139,6 @@ def save(teacher: Teacher, path: Path, facts: dict[str, Any]) -> None:
         "stride_in_1x1": teacher.stride_in_1x1,
         "head": "pool" if teacher.patches is None else "patches",
         "worst": 0.0 if teacher.patches is None else teacher.patches.worst,
-        "shrink": teacher.shrink,
         "facts": facts,
         "state": teacher.state_dict(),
     }
@@ -171,7 +160,7 @@ def load(path: Path) -> Teacher:
     patches = None
     if content.get("head") == "patches":
         patches = Patches(worst=content.get("worst", 0.0), threshold=content["facts"].get("threshold", 0.0))
-    teacher = Teacher(content["stride_in_1x1"], patches=patches, shrink=content.get("shrink", 1))
+    teacher = Teacher(content["stride_in_1x1"], patches=patches)
     try:
         teacher.load_state_dict(content["state"])
     except RuntimeError as error:

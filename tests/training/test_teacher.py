@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from urllib.error import URLError
@@ -13,9 +12,8 @@ import torch
 from rich.console import Console
 from torchvision.models import resnet50
 
-from diagline.config import Config
-from diagline.errors import ConfigError, TrainingError
-from training import patches, teacher, weights
+from diagline.errors import TrainingError
+from training import teacher, weights
 
 
 @pytest.fixture(scope="module")
@@ -134,32 +132,6 @@ def test_grey_is_three_equal_channels_and_imagenet_normalised() -> None:
     network(grey.repeat(1, 3, 1, 1))
     torch.testing.assert_close(seen[0], seen[1])
     torch.testing.assert_close(seen[0][:, 2], (grey[:, 0] - 0.406) / 0.225)
-
-
-@pytest.mark.parametrize("head", [None, patches.Patches()])
-def test_a_shrunk_picture_is_seen_as_the_mean_of_its_pixels_also_after_loading(
-    tmp_path: Path, head: patches.Patches | None
-) -> None:
-    torch.manual_seed(1)
-    network = teacher.Teacher(freeze=4, patches=head, shrink=2).eval()
-    if head is None:
-        torch.nn.init.ones_(network.resnet.layer4[0].bn3.weight)
-    teacher.save(network, tmp_path / "teacher.pt", {})
-    small = torch.rand(2, 1, 32, 48)
-    fine = small.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    fine[:, :, ::2] += 0.25
-    fine[:, :, 1::2] -= 0.25
-    loaded = teacher.load(tmp_path / "teacher.pt")
-    said, shrunk = loaded.look(fine), loaded(fine)
-    network.shrink = 1
-    for found, wanted in zip(said, network.look(small), strict=True):
-        torch.testing.assert_close(found, wanted)
-    torch.testing.assert_close(shrunk, network(small))
-
-
-def test_a_picture_that_does_not_shrink_evenly_is_refused(config: Config) -> None:
-    with pytest.raises(ConfigError, match=r"teacher\.shrink = 5 with pictures of 48x48; expected a whole number"):
-        replace(config, teacher=replace(config.teacher, shrink=5))
 
 
 @pytest.mark.parametrize("moved", [False, True])
